@@ -1,0 +1,1 @@
+"""HTTP: routes, schemas, inference and the embedded mode. It knows no Celery."""

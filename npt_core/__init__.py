@@ -1,0 +1,1 @@
+"""The science: frozen CLIP, prompt learners, collapse terms, data sets, trainer. A library; it knows no service."""
