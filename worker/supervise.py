@@ -104,7 +104,6 @@ class Supervisor:
         self._raise()
         return True
 
-    @property
     def stopping(self) -> bool:
         return self._stop
 
@@ -134,10 +133,10 @@ class Supervisor:
     def _run(self) -> None:
         try:
             self._guard.start()
-            while not self.stopping:
+            while not self.stopping():
                 for child in self._children:
                     self._tend(child)
-                    if self.stopping:
+                    if self.stopping():
                         break
                 self._guard.tend()
                 if all(child.ever_ready for child in self._children):

