@@ -22,6 +22,7 @@ log = structlog.get_logger(__name__)
 
 HELPER = Path(__file__).with_name("launch.py")
 REAP_S = 5.0
+GROUP_GONE_S = 1.0  # to be sure in the usual case; a zombie counts as there until init has reaped it
 LOG_KEEP_BYTES = 1 << 20
 LOG_TAIL_BYTES = 2000
 CANNOT_RUN = 127
@@ -207,7 +208,7 @@ class Child:
         except subprocess.TimeoutExpired:  # stuck in the kernel; it goes when it comes back
             log.error("child survives SIGKILL", child=self.command.name, pid=process.pid)
             code = -signal.SIGKILL
-        deadline = time.monotonic() + REAP_S
+        deadline = time.monotonic() + GROUP_GONE_S
         while group_is_there and time.monotonic() < deadline and kill_group(process.pid, 0):
             time.sleep(0.01)
         guard.remove(process.pid)
