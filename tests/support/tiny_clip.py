@@ -3,7 +3,8 @@
     model, model_cfg = tiny_model("clip", seed=0)      # the open_clip module and the config that built it
     backbone = tiny_backbone("clip", seed=0)           # the same, wrapped as npt_core sees it
 
-Kinds: `clip` (root CLIP, ViT), `custom` (CustomTextCLIP, eos pooling, projection with bias), `resnet` (ModifiedResNet image tower),
+Kinds: `clip` (root CLIP, ViT), `quickgelu`, `custom` (CustomTextCLIP, eos pooling, projection with bias, layer scale),
+`resnet` (ModifiedResNet image tower),
 `siglip` (not causal, pooled at the last position), `coca` (appends a class token: takes no prompts).
 """
 

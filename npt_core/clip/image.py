@@ -1,0 +1,154 @@
+"""The frozen image tower: pixels to features, with learned visual tokens where the tower can take them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, cast
+
+import torch
+from open_clip.transformer import VisionTransformer
+from torch import nn
+from torch.nn import functional as F
+
+from npt_core.errors import PromptError, UnsupportedBackboneError
+
+
+class ImageTokens(NamedTuple):
+    """What an image tower says of a picture as a whole, and of each patch."""
+
+    pooled: torch.Tensor  # (B, d) unit norm
+    tokens: torch.Tensor  # (B, T, d) unit norm, patches row by row
+
+
+class ImageTower:
+    """The image side of one frozen CLIP.
+
+    Args:
+        visual: The `visual` module of an open_clip model.
+        name: The backbone's name, for messages.
+        dtype: Compute dtype.
+    """
+
+    def __init__(self, visual: nn.Module, *, name: str, dtype: torch.dtype) -> None:
+        self.visual, self.name, self.dtype = visual, name, dtype
+        self.kind = type(visual).__name__
+        size = visual.image_size
+        height, width = size if isinstance(size, tuple | list) else (size, size)
+        self.image_size: tuple[int, int] = (int(height), int(width))  # type: ignore[arg-type]
+        self.prompt_refusal = _why_no_prompts(visual)
+        self.d_vision: int | None = None
+        self.depth: int | None = None
+        if isinstance(visual, VisionTransformer):
+            self.d_vision, self.depth = int(visual.transformer.width), int(visual.transformer.layers)
+        self._anchor = next(visual.parameters())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._anchor.device
+
+    def __call__(self, pixels: torch.Tensor, prompts: torch.Tensor | None = None) -> torch.Tensor:
+        """See `encode`."""
+        return self.encode(pixels, prompts)
+
+    def encode(self, pixels: torch.Tensor, prompts: torch.Tensor | None = None) -> torch.Tensor:
+        """Encode pictures; differentiable in the prompts, never in the weights.
+
+        Args:
+            pixels: (B, 3, H, W) preprocessed.
+            prompts: Learned visual tokens, behind the patches and without positions: (n, d_vision) at the input
+                (shallow), (depth, n, d_vision) fresh ones at the input of each of the first `depth` blocks (deep), or
+                (B, depth, n, d_vision) for each picture. Pooling does not see them.
+
+        Returns:
+            (B, d) float32, unit L2 norm.
+
+        Raises:
+            UnsupportedBackboneError: Prompts for a tower that takes none.
+            PromptError: Prompts of another shape.
+        Source: VPT, arXiv 2203.12119; the first layer's tokens pass the input norm, as in MaPLe, arXiv 2210.03117.
+        """
+        pixels = self._accept(pixels)
+        if prompts is None:
+            raw = self.visual(pixels)
+            raw = raw[0] if isinstance(raw, tuple) else raw
+        else:
+            visual = self._transformer("visual prompts")
+            pooled, _ = visual._pool(self._prompted(visual, pixels, prompts))
+            raw = pooled if visual.proj is None else pooled @ visual.proj
+        return F.normalize(raw.to(self._wide), dim=-1)
+
+    def encode_tokens(self, pixels: torch.Tensor, prompts: torch.Tensor | None = None) -> ImageTokens:
+        """Pooled features and one feature for each patch, in the joint space.
+
+        Args:
+            pixels: (B, 3, H, W) preprocessed.
+            prompts: As in `encode`.
+
+        Raises:
+            UnsupportedBackboneError: The tower is no open_clip vision transformer, or pools by attention.
+        """
+        visual = self._transformer("token features")
+        pixels = self._accept(pixels)
+        x = visual.transformer(visual._embeds(pixels)) if prompts is None else self._prompted(visual, pixels, prompts)
+        pooled, _ = visual._pool(x)
+        tokens = visual.ln_post(x[:, 1:])
+        if visual.proj is not None:
+            pooled, tokens = pooled @ visual.proj, tokens @ visual.proj
+        return ImageTokens(F.normalize(pooled.to(self._wide), dim=-1), F.normalize(tokens.to(self._wide), dim=-1))
+
+    @property
+    def _wide(self) -> torch.dtype:
+        return torch.float64 if self.dtype is torch.float64 else torch.float32
+
+    def _accept(self, pixels: torch.Tensor) -> torch.Tensor:
+        height, width = self.image_size
+        if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, height, width):
+            raise PromptError(
+                f"Pictures of shape {tuple(pixels.shape)} do not fit backbone {self.name!r}; it takes "
+                f"(B, 3, {height}, {width}), as `load_pixels` makes them."
+            )
+        return pixels.to(self.device, self.dtype)
+
+    def _transformer(self, what: str) -> VisionTransformer:
+        if self.prompt_refusal is not None:
+            raise UnsupportedBackboneError(
+                f"Backbone {self.name!r} gives no {what}: {self.prompt_refusal}. Choose one whose image tower is "
+                "open_clip's VisionTransformer, or a method that learns on the text side only."
+            )
+        return cast("VisionTransformer", self.visual)
+
+    def _prompted(self, visual: VisionTransformer, pixels: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
+        """(B, 1 + T, d_vision): output of the last block without the prompts' positions."""
+        layers = self._layers(prompts, pixels.shape[0])
+        embedded = visual._embeds(pixels)  # positions added, input norm applied
+        end = embedded.shape[1]
+        # the norm works on each token alone, so the first layer's prompts may pass it by themselves
+        x = torch.cat([embedded, visual.ln_pre(layers[0])], dim=1)
+        for i, block in enumerate(visual.transformer.resblocks):
+            if 0 < i < len(layers):
+                x = torch.cat([x[:, :end], layers[i]], dim=1)
+            x = block(x)
+        return x[:, :end]
+
+    def _layers(self, prompts: torch.Tensor, b: int) -> list[torch.Tensor]:
+        """One (B, n, d_vision) in the compute dtype for each layer that gets fresh prompts."""
+        shape = tuple(prompts.shape)
+        full = prompts[None] if prompts.ndim == 2 else prompts
+        full = full if full.ndim == 4 else full.expand(b, *full.shape) if full.ndim == 3 else full
+        good = full.ndim == 4 and full.shape[0] == b and full.shape[-1] == self.d_vision
+        if not good or not 1 <= full.shape[1] <= cast("int", self.depth):
+            raise PromptError(
+                f"Visual prompts of shape {shape} do not fit backbone {self.name!r}; accepted are (n, {self.d_vision}), "
+                f"(1 to {self.depth}, n, {self.d_vision}), or (B, 1 to {self.depth}, n, {self.d_vision})."
+            )
+        return [layer.to(self.dtype) for layer in full.unbind(1)]
+
+
+def _why_no_prompts(visual: nn.Module) -> str | None:
+    if not isinstance(visual, VisionTransformer):
+        return f"its image tower is {type(visual).__name__}, whose layers take no extra tokens here"
+    if visual.attn_pool is not None:
+        return "its image tower pools by attention over all tokens"
+    if not getattr(visual.transformer, "batch_first", True):
+        return "its image tower does not take (batch, token, width)"
+    return None

@@ -1,0 +1,80 @@
+"""How a picture becomes the numbers an image tower was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from typing import Any, cast
+
+import open_clip
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+
+from npt_core.errors import ConfigError
+
+_INTERPOLATION = ("bicubic", "bilinear", "random")
+_RESIZE_MODE = ("shortest", "longest", "squash")
+
+
+@dataclass(frozen=True)
+class PreprocessConfig:
+    """The evaluation preprocessing of an image tower.
+
+    Attributes:
+        size: Height and width in pixels.
+        mean: Subtracted from each channel of a picture in [0, 1].
+        std: Divides each channel after that.
+        interpolation: `bicubic`, `bilinear` or `random`.
+        resize_mode: `shortest` side to size, then centre crop; `longest` side, then pad; `squash` both.
+        fill_color: Grey of the padding, 0 to 255.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, float, float] = open_clip.OPENAI_DATASET_MEAN
+    std: tuple[float, float, float] = open_clip.OPENAI_DATASET_STD
+    interpolation: str = "bicubic"
+    resize_mode: str = "shortest"
+    fill_color: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value, accepted in (
+            ("interpolation", self.interpolation, _INTERPOLATION),
+            ("resize_mode", self.resize_mode, _RESIZE_MODE),
+        ):
+            if value not in accepted:
+                raise ConfigError(f"Preprocessing {name} is {value!r}; it can be {', '.join(accepted)}.")
+
+    @cached_property
+    def transform(self) -> Callable[[Image.Image], torch.Tensor]:
+        """From an RGB picture to (3, H, W) float32."""
+        return cast(
+            "Callable[[Image.Image], torch.Tensor]", image_transform_v2(PreprocessCfg(**asdict(self)), is_train=False)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> PreprocessConfig:
+        """Read what `to_dict` wrote, or open_clip's own form (`size` may be one number).
+
+        Raises:
+            ConfigError: An unknown key, or a value that no preprocessing has.
+        """
+        known = {f.name for f in fields(cls)}
+        values = {k: v for k, v in data.items() if k != "mode"}  # open_clip's `mode` is always RGB
+        if unknown := sorted(values.keys() - known):
+            raise ConfigError(f"Unknown preprocessing keys {unknown}; known are {sorted(known)}.")
+        size = values.get("size")
+        if isinstance(size, int):
+            size = (size, size)
+        if not isinstance(size, list | tuple) or len(size) != 2:
+            raise ConfigError(f"Preprocessing size is {size!r}; it needs one side or (height, width) in pixels.")
+        values["size"] = (int(size[0]), int(size[1]))
+        for key in ("mean", "std"):
+            if key in values:
+                values[key] = tuple(float(v) for v in values[key])
+        return cls(**values)
