@@ -21,7 +21,6 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import psutil
 import redis
@@ -117,17 +116,13 @@ def _client(url: str) -> redis.Redis:
 
 def hide_password(url: str) -> str:
     """The URL with every password in it replaced by `***`."""
-    try:
-        parts = urlsplit(url)
-        netloc = parts.netloc
-    except ValueError:
-        return "(a URL that cannot be read)"
-    if "@" in netloc:
-        credentials, _, host = netloc.rpartition("@")
+    scheme, separator, rest = url.partition("://")
+    if "@" in rest:  # the last one: a password may hold another that somebody forgot to escape
+        credentials, _, place = rest.rpartition("@")
         user = credentials.partition(":")[0] if ":" in credentials else ""
-        netloc = f"{user}:***@{host}"
-    query = re.sub(r"(?i)(^|&)([^=&]*pass[^=&]*)=[^&]*", r"\1\2=***", parts.query)
-    return urlunsplit(parts._replace(netloc=netloc, query=query))
+        rest = f"{user}:***@{place}"
+    rest = re.sub(r"(?i)([?&][^=&]*pass[^=&]*)=[^&]*", r"\1=***", rest)
+    return scheme + separator + rest
 
 
 def find_server() -> Path:
