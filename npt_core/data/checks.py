@@ -1,0 +1,176 @@
+"""What makes an archive hostile, entry by entry, from its directory alone."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from npt_core.data.directory import UTF8_FLAG, Record
+from npt_core.data.faults import ARCHIVE_PATH, FaultLog
+from npt_core.data.names import clean_path, collision_key, path_fault, shown
+
+_ENCRYPTED = 0x1 | 0x40 | 0x2000
+_PATCH_DATA = 0x20
+_METHODS = {0: "stored", 8: "deflated"}
+_OTHER_METHODS = {
+    1: "shrunk",
+    6: "imploded",
+    9: "deflate64",
+    12: "bzip2",
+    14: "LZMA",
+    93: "Zstandard",
+    95: "XZ",
+    98: "PPMd",
+    99: "AES encryption",
+}
+_KINDS = {
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an archive may cost. Every limit holds while reading, not after.
+
+    Args:
+        archive_bytes: Size of the zip itself.
+        entries: Files and folders in it.
+        entry_bytes: Unpacked size of one file.
+        total_bytes: Unpacked size of all files together.
+        ratio: Unpacked over packed size of one file, judged only above `ratio_from_bytes` unpacked: small flat
+            pictures shrink a great deal and harm nobody.
+        ratio_from_bytes: See `ratio`.
+        directory_bytes: Size of the zip's directory.
+        table_bytes: Size of one metadata, labels or classes file, which is read whole.
+    """
+
+    archive_bytes: int = 2 * 1024**3
+    entries: int = 100_000
+    entry_bytes: int = 256 * 1024**2
+    total_bytes: int = 8 * 1024**3
+    ratio: float = 200.0
+    ratio_from_bytes: int = 1_000_000
+    directory_bytes: int = 64 * 1024**2
+    table_bytes: int = 64 * 1024**2
+
+
+class Checked(NamedTuple):
+    """An entry that passed every check: its clean path, its record and its place in the directory."""
+
+    path: str
+    record: Record
+    position: int
+    is_folder: bool
+
+
+class Verdict(NamedTuple):
+    """What `check_records` found: entries no honest archive has, and entries over a limit."""
+
+    hostile: FaultLog
+    over_limit: FaultLog
+
+
+def decode_name(record: Record) -> str | None:
+    """The name as text, or None when it is not UTF-8 (whether or not the entry claims to be)."""
+    try:
+        return record.name.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
+def check_records(records: Sequence[Record], limits: Limits, directory_offset: int) -> tuple[list[Checked], Verdict]:
+    """Judge every entry.
+
+    Args:
+        records: All entries, in the order of the directory.
+        limits: What is accepted.
+        directory_offset: Where the directory begins: no entry may reach into it.
+
+    Returns:
+        The entries nothing is wrong with, and what is wrong with the others.
+    """
+    verdict = Verdict(FaultLog(), FaultLog())
+    checked: list[Checked] = []
+    paths: dict[str, str] = {}
+    for index, record in enumerate(records):
+        name = decode_name(record)
+        path = shown(name if name is not None else record.name.decode("utf-8", "backslashreplace"))
+        fault = _name_fault(record, name) or _kind_fault(record)
+        if fault is not None or name is None:
+            verdict.hostile.add(path, fault or "")
+            continue
+        over = _limit_fault(record, limits)
+        if over is not None:
+            verdict.over_limit.add(path, over)
+            continue
+        clean, is_folder = clean_path(name), name.endswith("/")
+        if not is_folder:
+            key = collision_key(clean)
+            if key in paths:
+                verdict.hostile.add(path, _duplicate_fault(clean, paths[key]))
+                continue
+            paths[key] = clean
+        checked.append(Checked(clean, record, index, is_folder))
+    _check_overlaps(records, directory_offset, verdict.hostile)
+    total = sum(record.size for record in records)
+    if total > limits.total_bytes:
+        verdict.over_limit.add(
+            ARCHIVE_PATH,
+            f"unpacks to {total:,} bytes; {limits.total_bytes:,} are accepted in all: send fewer or smaller pictures",
+        )
+    return checked, verdict
+
+
+def _name_fault(record: Record, name: str | None) -> str | None:
+    if name is None:
+        claim = "says it is UTF-8 and is not" if record.flags & UTF8_FLAG else "is not in UTF-8"
+        return f"the name {claim}, so the class it names cannot be known; make the zip again with UTF-8 names"
+    return path_fault(name)
+
+
+def _kind_fault(record: Record) -> str | None:
+    kind = stat.S_IFMT(record.mode)
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        return f"{_KINDS.get(kind, 'a special file')}; only files and folders are accepted: put the picture itself here"
+    if record.flags & _ENCRYPTED:
+        return "encrypted; make the zip again without a password"
+    if record.method not in _METHODS:
+        method = _OTHER_METHODS.get(record.method, f"method {record.method}")
+        return f"compressed with {method}; stored and deflated are accepted: make the zip again with the default method"
+    if record.flags & _PATCH_DATA:
+        return "holds patch data, not a file; make the zip again"
+    if record.method == 0 and record.size != record.compressed:
+        return f"stored, yet its two sizes differ ({record.compressed:,} and {record.size:,} bytes); make the zip again"
+    return None
+
+
+def _limit_fault(record: Record, limits: Limits) -> str | None:
+    if record.size > limits.entry_bytes:
+        return f"unpacks to {record.size:,} bytes; one file may have {limits.entry_bytes:,}"
+    if record.size > limits.ratio_from_bytes and record.size > limits.ratio * record.compressed:
+        ratio = record.size / max(record.compressed, 1)
+        return f"unpacks to {ratio:,.0f} times its size; {limits.ratio:g} times is accepted: store it as PNG or JPEG"
+    return None
+
+
+def _duplicate_fault(path: str, first: str) -> str:
+    if path == first:
+        return "the name occurs twice in the archive; a reader would take one and lose the other: rename one"
+    return f"the name differs from {shown(first)} only by case or accents' encoding: rename one"
+
+
+def _check_overlaps(records: Sequence[Record], directory_offset: int, hostile: FaultLog) -> None:
+    """Two entries that share bytes are how a small file unpacks to petabytes."""
+    order = sorted(range(len(records)), key=lambda i: records[i].offset)
+    for here, after in zip(order, [*order[1:], None], strict=True):
+        limit = directory_offset if after is None else records[after].offset
+        if records[here].least_end > limit:
+            path = shown(records[here].name.decode("utf-8", "backslashreplace"))
+            other = "the directory" if after is None else shown(records[after].name.decode("utf-8", "backslashreplace"))
+            hostile.add(path, f"its bytes overlap those of {other}; make the zip again")
