@@ -30,6 +30,7 @@ from redis.retry import Retry
 
 from npt_core.errors import NPTError
 from worker.children import Command, Ended, Restart
+from worker.redis_url import RedisAddress
 
 log = structlog.get_logger(__name__)
 
@@ -53,76 +54,59 @@ class BrokerError(NPTError):
 class Broker:
     """A broker to use: where it answers, in whose hands it is, and the command that runs it (None: somebody else)."""
 
-    url: str
+    address: RedisAddress
     origin: str
     command: Command | None = None
-
-    @property
-    def shown(self) -> str:
-        """The URL for messages and logs, without its password."""
-        return hide_password(self.url)
 
 
 def resolve_broker(data_dir: Path, redis_url: str | None = None, *, wait_s: float = 10.0) -> Broker:
     """Find the broker; an own one is only prepared here, the supervisor starts it.
 
     Raises:
+        ConfigError: `redis_url` is no Redis URL.
         BrokerError: the named one does not answer within `wait_s`, or there is no server to run.
     """
     if redis_url:
-        check_answers(redis_url, wait_s)
-        return Broker(redis_url, "NPT_REDIS_URL")
+        address = RedisAddress.parse(redis_url)
+        check_answers(address, wait_s)
+        return Broker(address, "NPT_REDIS_URL")
     return own_broker(data_dir.resolve(), find_server())
 
 
-def check_answers(url: str, wait_s: float) -> None:
-    """Raise BrokerError unless the broker at `url` answers; tries again while nobody listens, up to `wait_s`."""
+def check_answers(address: RedisAddress, wait_s: float) -> None:
+    """Raise BrokerError unless the broker answers; tries again while nobody listens, up to `wait_s`."""
     deadline = time.monotonic() + wait_s
     while True:
         try:
-            with _client(url) as client:
+            with _client(address) as client:
                 client.ping()
                 return
-        except ValueError as error:
-            raise BrokerError(
-                f"NPT_REDIS_URL {hide_password(url)} is not a Redis URL ({error}); "
-                "accepted are redis://, rediss:// and unix://"
-            ) from None
         except redis.AuthenticationError:
             raise BrokerError(
-                f"the broker at {hide_password(url)} refuses the user or password in NPT_REDIS_URL; correct it"
+                f"the broker at {address} refuses the user or password in NPT_REDIS_URL; correct it"
             ) from None
         except (redis.RedisError, OSError) as error:
             if time.monotonic() > deadline:
                 raise BrokerError(
-                    f"no broker answers at {hide_password(url)} ({error}); start it, correct NPT_REDIS_URL, "
+                    f"no broker answers at {address} ({error}); start it, correct NPT_REDIS_URL, "
                     "or unset it to use the built-in one"
                 ) from None
         time.sleep(0.2)
 
 
-def answers(url: str) -> bool:
-    """Whether the broker at `url` takes commands now; False while it still loads its data."""
+def answers(address: RedisAddress) -> bool:
+    """Whether the broker takes commands now; False while it still loads its data."""
     try:
-        with _client(url) as client:
+        with _client(address) as client:
             return bool(client.ping())
     except (redis.RedisError, OSError):
         return False
 
 
-def _client(url: str) -> redis.Redis:
-    return redis.Redis.from_url(url, socket_timeout=PING_S, socket_connect_timeout=PING_S, retry=Retry(NoBackoff(), 0))
-
-
-def hide_password(url: str) -> str:
-    """The URL with every password in it replaced by `***`."""
-    scheme, separator, rest = url.partition("://")
-    if "@" in rest:  # the last one: a password may hold another that somebody forgot to escape
-        credentials, _, place = rest.rpartition("@")
-        user = credentials.partition(":")[0] if ":" in credentials else ""
-        rest = f"{user}:***@{place}"
-    rest = re.sub(r"(?i)([?&][^=&]*pass[^=&]*)=[^&]*", r"\1=***", rest)
-    return scheme + separator + rest
+def _client(address: RedisAddress) -> redis.Redis:
+    return redis.Redis.from_url(
+        address.url, socket_timeout=PING_S, socket_connect_timeout=PING_S, retry=Retry(NoBackoff(), 0)
+    )
 
 
 def find_server() -> Path:
@@ -150,11 +134,11 @@ def own_broker(data_dir: Path, server: Path) -> Broker:
     run, data = data_dir / "run", data_dir / "redis"
     sock = run / "redis.sock"
     if len(os.fsencode(sock)) <= SOCKET_PATH_BYTES and PLAIN_PATH.fullmatch(str(sock)):
-        url = f"unix://{sock}"
+        address = RedisAddress(f"unix://{sock}")
         listen = {"port": "0", "unixsocket": str(sock), "unixsocketperm": "700"}
     else:
         port, password = _free_port(), secrets.token_urlsafe(32)
-        url = f"redis://:{password}@127.0.0.1:{port}/0"
+        address = RedisAddress(f"redis://:{password}@127.0.0.1:{port}/0")
         listen = {"port": str(port), "bind": "127.0.0.1", "protected-mode": "yes", "requirepass": password}
     settings = listen | {
         "dir": str(data),
@@ -170,13 +154,13 @@ def own_broker(data_dir: Path, server: Path) -> Broker:
     command = Command(
         name="broker",
         argv=(str(server), str(config)),
-        ready=partial(answers, url),
+        ready=partial(answers, address),
         ready_timeout_s=READY_S,
         restart=Restart(give_up_after=3),
         before_start=partial(_prepare, config, data, settings),
         log=run / "broker.log",
     )
-    return Broker(url, str(server), command)
+    return Broker(address, str(server), command)
 
 
 def _free_port() -> int:

@@ -75,6 +75,7 @@ class Command:
         before_start: Called before every start with how the run before ended, None at the first.
         log: File that gets the output; the supervisor's own output without it.
         pass_fds: File descriptors the command inherits, under the same numbers.
+        holds_back: Whether those after it in the list wait for it to be ready the first time.
     """
 
     name: str
@@ -90,10 +91,11 @@ class Command:
     log: Path | None = None
     cwd: Path | None = None
     pass_fds: tuple[int, ...] = ()
+    holds_back: bool = True
 
 
 class State(StrEnum):
-    WAITING = "waiting"  # for those before it in the list to be ready for the first time
+    WAITING = "waiting"  # for those before it in the list
     STARTING = "starting"
     READY = "ready"
     PAUSED = "paused"  # before the next start

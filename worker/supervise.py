@@ -36,7 +36,8 @@ class Supervisor:
     and may be called from a signal handler.
 
     Args:
-        commands: In the order of starting; each waits until the one before was ready once. Stopped in reverse.
+        commands: In the order of starting; each waits until those before it were ready once, unless they do not hold
+            others back. Stopped in reverse.
         keep_fds: Held open by the guard too, so that a lock on one of them outlives a killed supervisor until its
             children are gone.
         on_stopping: Called once, in the supervisor's thread, before the first child is told to stop.
@@ -155,7 +156,7 @@ class Supervisor:
         match child.state:
             case State.WAITING:
                 before = self._children[: self._children.index(child)]
-                if all(other.ever_ready for other in before):
+                if all(other.ever_ready or (other.starts and not other.command.holds_back) for other in before):
                     child.spawn(self._guard)
             case State.PAUSED:
                 if time.monotonic() >= child.next_start:

@@ -113,6 +113,16 @@ def test_the_next_waits_until_the_one_before_is_ready(tmp_path: Path) -> None:
         assert supervisor.wait_ready(20)
 
 
+def test_one_that_holds_nobody_back() -> None:
+    go = threading.Event()
+    commands = [command("worker", *python(SLEEP), ready=go.is_set, holds_back=False), command("api", *python(SLEEP))]
+    with Supervisor(commands) as supervisor:
+        wait_for("the second", lambda: supervisor.status()[1].state is State.READY)
+        assert not supervisor.wait_ready(0)
+        go.set()
+        assert supervisor.wait_ready(20)
+
+
 def test_each_child_leads_its_own_session_and_reads_no_terminal() -> None:
     code = "import os, sys, time; assert os.getsid(0) == os.getpid(); assert not sys.stdin.read(); time.sleep(600)"
     with Supervisor([command("child", *python(code), settle_s=0.5)]) as supervisor:
