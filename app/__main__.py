@@ -1,0 +1,52 @@
+"""`python -m app`: the whole service in one command, or with `NPT_ROLE=api` the API alone. Settings come from `NPT_*`.
+
+Exit codes: 0 it was told to stop; 1 it cannot start or go on; 2 a setting is wrong; 130 it was told to stop twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import sys
+
+from pydantic import ValidationError
+
+from app.settings import AppSettings
+from npt_core.errors import ConfigError, NPTError
+
+FAILED, WRONG_SETTINGS = 1, 2
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m app", description="NPT Service. Settings come from NPT_* variables."
+    )
+    parser.add_argument("--listen-fd", type=int, help=argparse.SUPPRESS)  # from the supervisor: its listening socket
+    arguments = parser.parse_args()
+    try:
+        return run(AppSettings(), arguments.listen_fd)
+    except ValidationError as error:
+        for fault in error.errors(include_url=False, include_input=False):
+            name = "_".join(str(part) for part in fault["loc"][:1]).upper()
+            sys.stderr.write(f"npt-service: NPT_{name}: {fault['msg']}\n")
+        return WRONG_SETTINGS
+    except NPTError as error:
+        sys.stderr.write(f"npt-service: {error.message}\n")
+        return WRONG_SETTINGS if isinstance(error, ConfigError) else FAILED
+
+
+def run(settings: AppSettings, listen_fd: int | None) -> int:
+    if settings.role == "all":
+        from app.embedded import run_embedded
+
+        return run_embedded(settings)
+    from app.listener import listen
+    from app.server import serve
+
+    return serve(
+        settings, socket.socket(fileno=listen_fd) if listen_fd is not None else listen(settings.host, settings.port)
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
