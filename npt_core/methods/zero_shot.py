@@ -1,0 +1,111 @@
+"""Zero-shot CLIP: hand-written templates around the class names; the baseline beside every result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from npt_core.errors import Fault
+from npt_core.methods.base import Method, MethodConfig, register
+from npt_core.schema import setting
+
+if TYPE_CHECKING:
+    from npt_core.clip.backbone import Backbone
+    from npt_core.clip.tokens import ClassPrompt
+
+PHOTO_TEMPLATES = ("a photo of a {}.",)
+"""The one template CLIP's authors name as the default, and CoOp starts from."""
+
+TEMPLATE_POOL = (
+    "a photo of a {}.",
+    "a picture of a {}.",
+    "an image of a {}.",
+    "a drawing of a {}.",
+    "a small picture of a {}.",
+    "a {}.",
+)
+"""Candidates for a backbone that was trained on few words: those it knows are averaged."""
+
+
+def default_templates(backbone: Backbone) -> tuple[str, ...]:
+    """Return the templates that suit a backbone: those whose words it was trained on, or the usual single one."""
+    trained = backbone.trained_token_ids
+    if trained is None:
+        return PHOTO_TEMPLATES
+    known = tuple(
+        one for one in TEMPLATE_POOL if not backbone.tokenizer.unseen_words(one.replace("{}", " ").strip(), trained)
+    )
+    return known or ("{}",)
+
+
+def template_features(backbone: Backbone, classes: Sequence[ClassPrompt], templates: Sequence[str]) -> Tensor:
+    """Return (K, d) unit-norm text features, averaged over templates and the phrasings of a class.
+
+    Args:
+        backbone: The frozen towers.
+        classes: K classes.
+        templates: Each with one `{}` where the name goes.
+
+    Raises:
+        PromptLengthError: A filled-in template is longer than the text tower.
+    """
+    texts: list[str] = []
+    owner: list[int] = []
+    for index, one in enumerate(classes):
+        for phrasing in one.phrasings:
+            texts.extend(template.replace("{}", phrasing) for template in templates)
+            owner.extend([index] * len(templates))
+    features = backbone.encode_texts(texts)
+    index_tensor = torch.tensor(owner, device=features.device)
+    sums = torch.zeros(len(classes), features.shape[1], device=features.device).index_add_(0, index_tensor, features)
+    return F.normalize(sums, dim=-1)
+
+
+@dataclass(frozen=True)
+class ZeroShotConfig(MethodConfig):
+    """Zero-shot CLIP learns nothing; only the wording can be chosen."""
+
+    templates: tuple[str, ...] = setting(
+        (),
+        max_length=200,
+        doc="Sentences with one {} for the class name, averaged; empty: those that suit the backbone.",
+    )
+
+    def conflicts(self, mistyped: frozenset[str]) -> Iterable[Fault]:
+        """Every template has one place for the name."""
+        for number, template in enumerate(() if "templates" in mistyped else self.templates):
+            if template.count("{}") != 1:
+                yield Fault(f"templates[{number}]", f"{template!r} must hold {{}} exactly once, where the name goes")
+
+
+@register
+class ZeroShot(Method):
+    """Fixed text features from templates."""
+
+    name = "zero_shot"
+    title = "Zero-shot CLIP"
+    source = "arXiv 2103.00020"
+    Config = ZeroShotConfig
+    learns = False
+    config: ZeroShotConfig
+
+    def __init__(
+        self, config: MethodConfig, backbone: Backbone, classes: Sequence[ClassPrompt], *, generator: torch.Generator
+    ) -> None:
+        from npt_core.clip.tokens import PromptTable
+
+        super().__init__(config, backbone, classes, generator=generator)
+        PromptTable(backbone, classes, 0)  # refuses duplicate and overlong names, as every other method does
+        self.templates = self.config.templates or default_templates(backbone)
+        self._text: Tensor | None = None
+
+    def encode_text(self) -> Tensor:
+        """Return the (K, d) features of the templates, encoded once."""
+        if self._text is None:
+            self._text = template_features(self.backbone, self.classes, self.templates)
+        return self._text

@@ -1,0 +1,70 @@
+"""What a tuning came to: zero-shot beside tuned, geometry per epoch, and how it was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+
+REPORT_FORMAT = 1
+
+
+@dataclass
+class Report:
+    """Everything a user is told about a tuned classifier.
+
+    Attributes:
+        evaluation: How it was measured: `kind` (test-split, val-split, unused-images, held-out, cross-validation,
+            none), `reason`, `train_count`, `test_count`, `folds`, `samples` (paths of the images measured on).
+        zero_shot: Metrics of the zero-shot prompt on the same images; see `tuning.evaluate.metrics`.
+        tuned: Metrics of the tuned prompt on images it did not see; None where there were not enough images.
+        paired: Both on the same images; see `tuning.evaluate.paired`.
+        refitted: The shipped prompt was tuned once more on all images, the measured ones among them. The metrics are
+            those of the prompt before that, which had not seen them.
+        geometry: `zero_shot`, `before` (the initial prompt), `after`, and `epochs`.
+        history: Loss, accuracy and terms for each epoch of the shipped prompt's tuning.
+        config: The config with everything filled in, and the `schedule`.
+        dataset: `id`, `classes` with counts, `splits`.
+        backbone: Name, fingerprint, precision.
+        warnings: For people.
+        counters: `images_encoded`, `images_cached`, `steps`.
+        seconds: Wall time by phase.
+    """
+
+    evaluation: dict[str, Any]
+    zero_shot: dict[str, Any] | None
+    tuned: dict[str, Any] | None
+    paired: dict[str, Any] | None
+    refitted: bool
+    geometry: dict[str, Any]
+    history: list[dict[str, Any]]
+    config: dict[str, Any]
+    dataset: dict[str, Any]
+    backbone: dict[str, Any]
+    warnings: list[str] = field(default_factory=list)
+    counters: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON-able values."""
+        return {"format": REPORT_FORMAT, **{item.name: getattr(self, item.name) for item in fields(self)}}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` wrote; keys of later formats are ignored."""
+        return cls(**{item.name: data[item.name] for item in fields(cls) if item.name in data})
+
+    def summary(self) -> dict[str, Any]:
+        """Return the few numbers a list of models shows."""
+
+        def accuracy(part: Mapping[str, Any] | None) -> dict[str, Any] | None:
+            if part is None:
+                return None
+            return {name: part[name] for name in ("accuracy", "accuracy_interval", "count", "calibration_error", "nll")}
+
+        return {
+            "evaluation": self.evaluation["kind"],
+            "zero_shot": accuracy(self.zero_shot),
+            "tuned": accuracy(self.tuned),
+            "refitted": self.refitted,
+        }
