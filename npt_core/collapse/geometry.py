@@ -15,10 +15,10 @@ EPS = 1e-3
 """Norm below which a centred feature no longer counts as a direction: it bounds the gradient at 1/EPS."""
 
 NUMBERS = (
-    "equiangularity",
+    "equiangularity_mean",
     "equiangularity_max",
     "equinorm",
-    "image_equiangularity",
+    "image_equiangularity_mean",
     "image_equiangularity_max",
     "image_equinorm",
     "duality",
@@ -143,21 +143,21 @@ def geometry(
         within: The within-class number when it was measured before (it does not change on a frozen image path).
 
     Returns:
-        Numbers by name, None where undefined: `equiangularity`, `equiangularity_max`, `equinorm` of the text, the same
+        Numbers by name, None where undefined: `equiangularity_mean`, `equiangularity_max`, `equinorm` of the text, the same
         with `image_` of the class means, `duality`, `within_class`, `lmc`, `lmc_excess`, `mmi`, `bias_spread`.
     """
     result: dict[str, float | None] = dict.fromkeys(NUMBERS)
     result["within_class"] = within
     if means is not None:
         image_unit = directions(means)
-        result["image_equiangularity"], result["image_equiangularity_max"] = _angles(image_unit)
+        result["image_equiangularity_mean"], result["image_equiangularity_max"] = _angles(image_unit)
         result["image_equinorm"] = _equinorm(means)
     if text_features is None:
         return _finite(result)
     text_features = text_features.float()
     unit = directions(text_features)
     num_classes, dim = unit.shape[-2:]
-    result["equiangularity"], result["equiangularity_max"] = _angles(unit)
+    result["equiangularity_mean"], result["equiangularity_max"] = _angles(unit)
     result["equinorm"] = _equinorm(text_features)
     lmc = float(mean_over_pairs(pairwise_deviation(unit).square()))
     result["lmc"], result["lmc_excess"] = lmc, lmc - lmc_minimum(num_classes, dim)

@@ -16,12 +16,11 @@ class Report:
     Attributes:
         evaluation: How it was measured: `kind` (test-split, val-split, unused-images, held-out, cross-validation,
             none), `reason`, `train_count`, `test_count`, `folds`, `samples` (paths of the images measured on).
-        zero_shot: Metrics of the zero-shot prompt on the same images; see `tuning.evaluate.metrics`.
-        tuned: Metrics of the tuned prompt on images it did not see; None where there were not enough images.
-        paired: Both on the same images; see `tuning.evaluate.paired`.
+        metrics: `zero_shot` and `tuned` (None where there were not enough images) on the same images, which no measured
+            prompt had seen, see `tuning.evaluate.metrics`; `paired`, see `tuning.evaluate.paired`.
         refitted: The shipped prompt was tuned once more on all images, the measured ones among them. The metrics are
             those of the prompt before that, which had not seen them.
-        geometry: `zero_shot`, `before` (the initial prompt), `after`, and `epochs`.
+        geometry: `zero_shot`, `initial` (the prompt before the first step), `tuned` (the shipped one), `epochs`.
         history: Loss, accuracy and terms for each epoch of the shipped prompt's tuning.
         config: The config with everything filled in, and the `schedule`.
         dataset: `id`, `classes` with counts, `splits`.
@@ -32,9 +31,7 @@ class Report:
     """
 
     evaluation: dict[str, Any]
-    zero_shot: dict[str, Any] | None
-    tuned: dict[str, Any] | None
-    paired: dict[str, Any] | None
+    metrics: dict[str, Any]
     refitted: bool
     geometry: dict[str, Any]
     history: list[dict[str, Any]]
@@ -64,7 +61,7 @@ class Report:
 
         return {
             "evaluation": self.evaluation["kind"],
-            "zero_shot": accuracy(self.zero_shot),
-            "tuned": accuracy(self.tuned),
+            "zero_shot": accuracy(self.metrics["zero_shot"]),
+            "tuned": accuracy(self.metrics["tuned"]),
             "refitted": self.refitted,
         }

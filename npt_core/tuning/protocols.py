@@ -68,8 +68,9 @@ def plan_evaluation(dataset: Dataset, config: TuneConfig) -> EvaluationPlan:
     """Decide how to measure.
 
     A test split is measured on, else a val split; the shipped prompt then never sees it. Else images that `shots`
-    leaves unused; else a stratified held-out part; with fewer than 4 images in the smallest class, cross-validation; and where
-    a class has a single image, nothing is measured and the report says so. Images with the same bytes stay together.
+    leaves unused; else a stratified held-out part; with fewer than 4 images in the smallest class, cross-validation;
+    and where a class has a single image, nothing is measured and the report says so. Images with the same bytes stay
+    together.
     """
     samples = dataset.samples
     train = [i for i, sample in enumerate(samples) if sample.split == "train"]

@@ -439,14 +439,12 @@ class _Tuning:
                 "folds": len(plan.folds),
                 "samples": [self.dataset.samples[i].path for i in on] if tuned else [],
             },
-            zero_shot=zero_shot,
-            tuned=measured,
-            paired=both,
+            metrics={"zero_shot": zero_shot, "tuned": measured, "paired": both},
             refitted=plan.refit,
             geometry={
                 "zero_shot": self._zero_shot_geometry(plan.ship, views),
-                "before": outcome.before,
-                "after": outcome.after,
+                "initial": outcome.before,
+                "tuned": outcome.after,
                 "epochs": outcome.result.geometry,
             },
             history=outcome.result.history,
@@ -514,7 +512,7 @@ class _Tuning:
             "versions": versions(),
             "metrics": report.summary(),
             "evaluation": {key: value for key, value in report.evaluation.items() if key != "samples"},
-            "geometry": {key: report.geometry[key] for key in ("zero_shot", "before", "after")},
+            "geometry": {key: report.geometry[key] for key in ("zero_shot", "initial", "tuned")},
             "refitted": report.refitted,
         }
         method = outcome.method
