@@ -143,8 +143,8 @@ def geometry(
         within: The within-class number when it was measured before (it does not change on a frozen image path).
 
     Returns:
-        Numbers by name, None where undefined: `equiangularity_mean`, `equiangularity_max`, `equinorm` of the text, the same
-        with `image_` of the class means, `duality`, `within_class`, `lmc`, `lmc_excess`, `mmi`, `bias_spread`.
+        Numbers by name, None where undefined: `equiangularity_mean`, `equiangularity_max`, `equinorm` of the text, the
+        same with `image_` of the class means, `duality`, `within_class`, `lmc`, `lmc_excess`, `mmi`, `bias_spread`.
     """
     result: dict[str, float | None] = dict.fromkeys(NUMBERS)
     result["within_class"] = within

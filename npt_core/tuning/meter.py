@@ -49,6 +49,15 @@ class Meter:
         """Say how many units of a kind there are in all."""
         self._expected[kind] = units
 
+    def done(self, kind: str) -> int:
+        """Return how many units of a kind are done."""
+        return self._done.get(kind, 0)
+
+    def guess(self, kind: str, seconds: float) -> None:
+        """Give a first timing of one unit; it fades as units are timed."""
+        self._seconds[kind], self._units[kind] = seconds, 1.0
+        self.restart()
+
     def restart(self) -> None:
         """Start timing now: what happened since the last `advance` belongs to no unit."""
         now = self.clock()
@@ -81,6 +90,8 @@ class Meter:
     @property
     def eta_seconds(self) -> float | None:
         """Seconds left, or None."""
+        if not self._expected:
+            return None
         left = 0.0
         for kind, expected in self._expected.items():
             remaining = expected - self._done.get(kind, 0)

@@ -25,6 +25,7 @@ from npt_core.tuning.config import Schedule, TuneConfig
 from npt_core.tuning.control import CheckpointStore, Control, GoOn, ProgressSink
 from npt_core.tuning.evaluate import metrics, paired
 from npt_core.tuning.features import FeatureCache, FeatureSet, MemoryFeatureCache, PixelSource, encode_dataset
+from npt_core.tuning.memory import is_out_of_memory, release_cached_memory
 from npt_core.tuning.meter import Meter
 from npt_core.tuning.protocols import EvaluationPlan, Fold, plan_evaluation
 from npt_core.tuning.trainer import TrainData, Trainer, TrainResult
@@ -148,8 +149,8 @@ class _Tuning:
     def run(self) -> TuneResult:
         self.control.check()
         self.classes = self._name_classes()
-        self._new_method(seed=self.config.seed)  # refuses names and settings before any image is encoded
-        self.meter.enter("encoding")
+        self._warn_about_precision()
+        self._time_a_step(self._new_method())  # which refuses names and settings before any image is encoded
         views = self._encode()
         self._warn_about_words()
         self.checkpointer = Checkpointer(self.store, self._key())
@@ -211,6 +212,7 @@ class _Tuning:
             self.plan = plan_evaluation(self.dataset, self.config)
             views, bad = self._encode_plan(self.plan)
             if not bad:
+                self.counters["images_cached"] = max(0, self._distinct_views - self.counters["images_encoded"])
                 break
             self.bad.extend(bad)
             self.dataset = self.dataset.without(bad)
@@ -223,11 +225,11 @@ class _Tuning:
     def _encode_plan(self, plan: EvaluationPlan) -> tuple[_Views, list[Fault]]:
         trained = plan.trained_on
         plain = sorted(set(plan.needed) - set(trained))
-        total = self._schedule_steps(plan)
-        self.meter.expect("tuning", total)
         distinct = [len({self.dataset.samples[i].sha256 for i in part}) for part in (trained, plain)]
-        done = self.counters["images_encoded"] + self.counters["images_cached"]
-        self.meter.expect("encoding", done + distinct[0] * self._trained_views + distinct[1])
+        self._distinct_views = distinct[0] * self._trained_views + distinct[1]
+        self.meter.expect("tuning", self._schedule_steps(plan))
+        self.meter.expect("encoding", self.meter.done("encoding") + self._distinct_views)
+        self.meter.enter("encoding")
         first = self._encode_part(trained, self._trained_views)
         second = self._encode_part(plain, 1)
         bad = [*first.bad, *second.bad]
@@ -252,7 +254,6 @@ class _Tuning:
     def _encode_part(self, indices: Sequence[int], views: int) -> FeatureSet:
         def told(encoded: int, cached: int) -> None:
             self.counters["images_encoded"] += encoded
-            self.counters["images_cached"] += cached
             if cached:
                 self.meter.skip("encoding", cached)
             if encoded:
@@ -281,10 +282,34 @@ class _Tuning:
             sizes.append(len(plan.ship))
         return sum(self._schedule(size).steps(size) for size in sizes)
 
+    def _warn_about_precision(self) -> None:
+        asked = self.config.precision
+        if asked not in ("auto", self.backbone.precision):
+            self.warnings.append(
+                f"Precision {asked} was asked for; the backbone was loaded in {self.backbone.precision}."
+            )
+
+    def _time_a_step(self, method: Method) -> None:
+        """Time the text side once, so that there is a time left to show while images are encoded."""
+        if not method.learns or not method.has_text_features or method.text_depends_on_image:
+            return
+        try:
+            for _ in range(2):  # the first call pays for what later ones do not
+                started = self.meter.clock()
+                text = method.encode_text()
+                if text.requires_grad:
+                    text.sum().backward()  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            release_cached_memory()  # the trainer knows what to do about it
+            return
+        self.meter.guess("tuning", self.meter.clock() - started)
+
     # --- tuning -------------------------------------------------------------------------------------------------------
 
-    def _new_method(self, seed: int) -> Method:
-        generator = torch.Generator().manual_seed(seed)
+    def _new_method(self) -> Method:
+        generator = torch.Generator().manual_seed(self.config.seed)
         config = self.method_class.Config.from_dict(self.config.method_config)
         method = self.method_class(config, self.backbone, self.classes, generator=generator).to(self.backbone.device)
         if self.parent is not None:
@@ -335,7 +360,7 @@ class _Tuning:
         else:
             tokens = None if views.tokens is None else views.tokens[rows]
             data = TrainData(labels, self.config.views, views.features[rows], tokens)
-        method = self._new_method(self.config.seed)
+        method = self._new_method()
         trainer = Trainer(
             method,
             data,
