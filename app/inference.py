@@ -1,0 +1,443 @@
+"""Prediction in this process: backbones, classifiers and batches, loaded when first asked for, off the event loop.
+
+torch and open_clip are imported by the first prediction (or the preload at start), not by the app. Pictures are decoded
+in a thread pool and encoded in micro-batches on one thread for each backbone; that thread alone runs the towers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import structlog
+from anyio import to_thread
+
+from app.caches import LoadingCache
+from app.metrics import Metrics
+from app.problems import Problem
+from app.settings import AppSettings
+from npt_core.errors import BackboneError, DataError, NPTError, OutOfMemoryError, OverloadedError, UnknownBackboneError
+from npt_core.serving.batcher import MicroBatcher
+from worker.errors import NotFoundError
+from worker.models import ModelRepository
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from npt_core.classifier import Classifier, Scores
+    from npt_core.clip.backbone import Backbone
+    from npt_core.clip.specs import BackboneSpec
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+ZERO_SHOT = "zero-shot"
+MAX_PREPARE_THREADS = 8
+DRAIN_S = 10.0
+CLASSIFIER_OVERHEAD_BYTES = 16 * 1024  # the objects around the tensors
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image file as it was sent."""
+
+    filename: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked about the pictures.
+
+    Attributes:
+        models: Ids of models, or `zero-shot`.
+        labels: Classify among these names; None: each model's own.
+        top_k: Classes in an answer.
+        reject_below: Probability under which an answer counts as rejected.
+        backbone: For zero-shot: one of this server's; None: the first.
+    """
+
+    models: tuple[str, ...]
+    labels: tuple[str, ...] | None = None
+    top_k: int = 5
+    reject_below: float = 0.0
+    backbone: str | None = None
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The best classes of one picture: (label, probability, similarity), best first; or why there are none."""
+
+    filename: str
+    top: tuple[tuple[str, float, float], ...] = ()
+    rejected: bool = False
+    error: NPTError | None = None
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What one classifier says about every picture, in order."""
+
+    model: str
+    backbone: str
+    pictures: tuple[Ranked, ...]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """One picture, and what of it is needed."""
+
+    data: bytes
+    features: bool
+    tokens: bool
+    pixels: bool
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A picture as the classifiers take it; (d), (T, d_vision), (3, H, W)."""
+
+    features: Tensor | None
+    tokens: Tensor | None
+    pixels: Tensor | None
+
+
+_Batcher = MicroBatcher[_Wish, tuple[_Wish, Any], _Seen]
+
+
+class Loaded:
+    """A backbone in memory and the thread that owns it."""
+
+    def __init__(self, backbone: Backbone, settings: AppSettings, on_batch: Callable[[int, float], None]) -> None:
+        self.backbone = backbone
+        threads = settings.decode_threads or min(MAX_PREPARE_THREADS, os.cpu_count() or 1)
+        self.batcher: _Batcher = MicroBatcher(
+            self._prepare,
+            self._run,
+            max_batch=settings.max_batch,
+            max_pending=max(settings.max_pending, settings.max_images),
+            prepare_threads=threads,
+            name=backbone.name,
+            on_batch=on_batch,
+        )
+        self._target = max(_sides(backbone.image_size))
+
+    def _prepare(self, wish: _Wish) -> tuple[_Wish, Tensor]:
+        from npt_core.data.images import decode_image
+
+        return wish, self.backbone.load_pixels(decode_image(wish.data, target=self._target))
+
+    def _run(self, items: Sequence[tuple[_Wish, Tensor]]) -> list[_Seen]:
+        import torch
+
+        pixels = torch.stack([tensor for _, tensor in items])
+        features = tokens = None
+        if any(wish.tokens for wish, _ in items):
+            with torch.no_grad():
+                encoded = self.backbone.image.encode_tokens(pixels.to(self.backbone.device))
+            features, tokens = encoded.features.cpu(), encoded.tokens.cpu()
+        elif any(wish.features for wish, _ in items):
+            features = self.backbone.encode_images(pixels).cpu()
+        return [
+            _Seen(
+                features[n] if features is not None else None,
+                tokens[n] if tokens is not None and wish.tokens else None,
+                tensor if wish.pixels else None,
+            )
+            for n, (wish, tensor) in enumerate(items)
+        ]
+
+
+def _sides(size: Any) -> tuple[int, ...]:
+    return (size,) if isinstance(size, int) else tuple(size)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One classifier ready to answer."""
+
+    name: str
+    loaded: Loaded
+    classifier: Classifier
+    labels: tuple[str, ...] | None
+    warnings: tuple[str, ...]
+
+
+class Inference:
+    """Answers questions about pictures.
+
+    Args:
+        settings: Sizes and limits.
+        models: Where tuned classifiers lie.
+        metrics: Where batches and images are counted.
+    """
+
+    def __init__(self, settings: AppSettings, models: ModelRepository, metrics: Metrics) -> None:
+        self._settings, self._models, self._metrics = settings, models, metrics
+        self._backbones: LoadingCache[str, Loaded] = LoadingCache(
+            settings.backbone_memory_bytes, lambda loaded: loaded.backbone.nbytes, self._drop_backbone
+        )
+        self._classifiers: LoadingCache[tuple[Any, ...], Classifier] = LoadingCache(
+            settings.model_memory_bytes, lambda classifier: classifier.nbytes + CLASSIFIER_OVERHEAD_BYTES
+        )
+        self._closing: set[asyncio.Task[Any]] = set()
+
+    # --- backbones ----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def specs(self) -> Mapping[str, BackboneSpec]:
+        """The configured backbones by the names users see; imports the towers' package, so call it in a thread."""
+        from npt_core.clip.specs import parse_backbone
+
+        return {spec.name: spec for spec in map(parse_backbone, self._settings.backbone_entries)}
+
+    async def backbone(self, name: str | None = None) -> Loaded:
+        """A backbone of this server, loaded; the first one for None.
+
+        Raises:
+            UnknownBackboneError: It is not configured here.
+            BackboneError: It cannot be loaded.
+        """
+        specs = await to_thread.run_sync(lambda: self.specs)
+        name = next(iter(specs)) if name is None else name
+        if name not in specs:
+            raise UnknownBackboneError(f"This server has no backbone {name[:100]!r}; it has {', '.join(specs)}.")
+        return await self._backbones.get(name, lambda: to_thread.run_sync(self._load_backbone, specs[name]))
+
+    def _load_backbone(self, spec: BackboneSpec) -> Loaded:
+        import torch
+
+        from npt_core.clip import load_backbone
+
+        settings = self._settings
+        if settings.torch_threads:
+            torch.set_num_threads(settings.torch_threads)
+        cache = settings.weights_path if spec.kind in ("open_clip", "hf-hub") else None
+        backbone = load_backbone(spec, device=settings.device, precision=settings.precision, cache_dir=cache)
+        log.info("backbone loaded", backbone=backbone.name, device=str(backbone.device), bytes=backbone.nbytes)
+        return Loaded(backbone, settings, self._metrics.observe_batch(backbone.name))
+
+    def _drop_backbone(self, name: str, loaded: Loaded) -> None:
+        self._classifiers.drop_where(lambda key: key[0] == name)
+        task = asyncio.ensure_future(to_thread.run_sync(loaded.batcher.close, DRAIN_S))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def preload(self) -> None:
+        """Load the first backbone; a failure is logged, and told to whoever asks for it."""
+        try:
+            await self.backbone()
+        except NPTError as error:
+            log.warning("the first backbone cannot be loaded", detail=error.message)
+
+    async def describe_backbones(self) -> list[dict[str, Any]]:
+        """Every configured backbone; those in memory in full."""
+        specs = await to_thread.run_sync(lambda: self.specs)
+        found = []
+        for number, (name, spec) in enumerate(specs.items()):
+            loaded = self._backbones.peek(name)
+            known = {
+                "name": name,
+                "kind": spec.kind,
+                "knows_photographs": spec.kind != "demo",
+                "description": _SAYS[spec.kind],
+            }
+            known |= loaded.backbone.describe() if loaded else {}
+            found.append(known | {"default": number == 0, "loaded": loaded is not None})
+        return found
+
+    # --- classifiers --------------------------------------------------------------------------------------------------
+
+    async def _plan(self, name: str, question: Question) -> _Plan:
+        if name == ZERO_SHOT:
+            return await self._plan_zero_shot(question)
+        try:
+            record = await to_thread.run_sync(self._models.get, name)
+        except NotFoundError as error:
+            raise Problem("unknown-model", f"{error.message} GET /models lists them.") from None
+        try:
+            loaded = await self.backbone(record.backbone)
+        except UnknownBackboneError as error:
+            raise Problem(
+                "backbone-not-configured", f"The model {name} was made with {record.backbone!r}. {error.message}"
+            ) from None
+
+        async def load() -> Classifier:
+            return await to_thread.run_sync(_load_classifier, self._models, name, loaded.backbone)
+
+        classifier = await self._classifiers.get((record.backbone, name), load)
+        if question.labels is not None:
+            refusal = classifier.method.new_classes_refusal()
+            strange = [label for label in question.labels if label not in classifier.labels]
+            if refusal and strange:
+                raise Problem(
+                    "incompatible-config",
+                    f"The model {name} cannot classify among other names than its own: {refusal}. "
+                    f"Its names are {', '.join(map(repr, classifier.labels[:20]))}.",
+                )
+            return _Plan(name, loaded, classifier, question.labels, _warnings(loaded.backbone, strange))
+        return _Plan(name, loaded, classifier, None, ())
+
+    async def _plan_zero_shot(self, question: Question) -> _Plan:
+        labels = question.labels
+        if not labels:
+            raise Problem("no-labels", "`model=zero-shot` needs `labels`: a JSON list of class names.")
+        loaded = await self.backbone(question.backbone)
+
+        async def load() -> Classifier:
+            from npt_core.classifier import zero_shot
+
+            return await _wait(loaded.batcher.call(lambda: zero_shot(loaded.backbone, labels)))
+
+        classifier = await self._classifiers.get((loaded.backbone.name, ZERO_SHOT, labels), load)
+        return _Plan(ZERO_SHOT, loaded, classifier, None, _warnings(loaded.backbone, labels))
+
+    def forget(self, model_id: str) -> None:
+        """A model was deleted."""
+        self._classifiers.drop_where(lambda key: key[1] == model_id)
+
+    # --- answers ------------------------------------------------------------------------------------------------------
+
+    async def predict(self, pictures: Sequence[Picture], question: Question) -> list[Answered]:
+        """Answer for every model of the question; each picture is encoded once for each backbone.
+
+        Raises:
+            Problem: A model that is not there, names it cannot take.
+            OverloadedError: Too much is waiting already.
+        """
+        plans = [await self._plan(name, question) for name in question.models]
+        seen: dict[str, list[_Seen | NPTError]] = {}
+        for plan in plans:
+            name = plan.loaded.backbone.name
+            if name not in seen:
+                mates = [other.classifier for other in plans if other.loaded is plan.loaded]
+                seen[name] = await self._look(plan.loaded, pictures, mates)
+        answers = []
+        for plan in plans:
+            answers.append(await self._answer(plan, pictures, seen[plan.loaded.backbone.name], question))
+        unreadable = sum(isinstance(one, NPTError) for one in next(iter(seen.values())))
+        self._metrics.images.labels("unreadable").inc(unreadable)
+        self._metrics.images.labels("ok").inc(len(pictures) - unreadable)
+        return answers
+
+    async def _look(
+        self, loaded: Loaded, pictures: Sequence[Picture], classifiers: Sequence[Classifier]
+    ) -> list[_Seen | NPTError]:
+        """Decode and encode. The same bytes twice are looked at once, so that they get the same answer."""
+        tokens = any(classifier.needs_tokens for classifier in classifiers)
+        pixels = any(classifier.needs_pixels for classifier in classifiers)
+        features = any(not classifier.needs_pixels for classifier in classifiers)
+        keys = [hashlib.sha256(picture.data).digest() for picture in pictures]
+        wishes = {
+            key: _Wish(picture.data, features, tokens, pixels) for key, picture in zip(keys, pictures, strict=True)
+        }
+        futures = loaded.batcher.submit_many(list(wishes.values()))
+        results = await asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
+        found = dict(zip(wishes, results, strict=True))
+        return [_seen_or_error(found[key]) for key in keys]
+
+    async def _answer(
+        self, plan: _Plan, pictures: Sequence[Picture], seen: Sequence[_Seen | NPTError], question: Question
+    ) -> Answered:
+        good = [one for one in seen if isinstance(one, _Seen)]
+        ranked: list[Ranked] = []
+        if good:
+
+            def classify() -> list[tuple[tuple[str, float, float], ...]]:
+                return _best(_scores(plan, good), question.top_k)
+
+            heavy = plan.classifier.needs_pixels or plan.labels is not None or plan.classifier.text_features is None
+            # What runs a tower runs on the thread that owns it; one matrix product does not.
+            tops = iter(await (_wait(plan.loaded.batcher.call(classify)) if heavy else to_thread.run_sync(classify)))
+        for picture, one in zip(pictures, seen, strict=True):
+            if isinstance(one, NPTError):
+                ranked.append(Ranked(picture.filename, error=one))
+                continue
+            top = next(tops)
+            ranked.append(Ranked(picture.filename, top, rejected=top[0][1] < question.reject_below))
+        return Answered(plan.name, plan.loaded.backbone.name, tuple(ranked), plan.warnings)
+
+    # --- state --------------------------------------------------------------------------------------------------------
+
+    def pending(self) -> dict[str, float]:
+        """Images waiting, by backbone."""
+        return {loaded.backbone.name: loaded.batcher.pending for loaded in self._backbones.values()}
+
+    def loaded_bytes(self) -> dict[str, float]:
+        """Memory of what is loaded."""
+        return {"backbones": self._backbones.nbytes, "models": self._classifiers.nbytes}
+
+    async def close(self) -> None:
+        """Answer what was admitted, then stop every thread."""
+        for loaded in self._backbones.values():
+            self._backbones.drop(loaded.backbone.name)
+        if self._closing:
+            await asyncio.wait(set(self._closing), timeout=DRAIN_S + 1)
+
+
+_SAYS: Mapping[str, str] = {
+    "demo": "A small CLIP trained by this project on pictures it drew. It knows no photographs.",
+    "open_clip": "A CLIP that open_clip publishes; described in full once it is loaded.",
+    "hf-hub": "A CLIP from the Hugging Face hub; described in full once it is loaded.",
+    "local": "A CLIP from a file of the operator's; described in full once it is loaded.",
+}
+
+
+def _load_classifier(models: ModelRepository, model_id: str, backbone: Backbone) -> Classifier:
+    from npt_core.classifier import Classifier
+
+    return Classifier.load(models.folder(model_id), backbone)
+
+
+def _warnings(backbone: Backbone, labels: Sequence[str]) -> tuple[str, ...]:
+    strange = sorted({word for label in labels for word in backbone.unseen_words(label)})
+    if not strange:
+        return ()
+    words = ", ".join(repr(word) for word in strange[:20])
+    return (f"Backbone {backbone.name!r} never saw these words in training: {words}. Expect little of them.",)
+
+
+async def _wait(future: Any) -> Any:
+    return await asyncio.wrap_future(future)
+
+
+def _seen_or_error(result: _Seen | BaseException) -> _Seen | NPTError:
+    if isinstance(result, _Seen | DataError):
+        return result
+    if isinstance(result, MemoryError):
+        return OutOfMemoryError("There was not enough memory to decode this image; send a smaller one.")
+    if isinstance(result, NPTError) and not isinstance(result, OverloadedError | BackboneError):
+        return result
+    raise result
+
+
+def _scores(plan: _Plan, seen: Sequence[_Seen]) -> Scores:
+    import torch
+
+    classifier = plan.classifier
+    if classifier.needs_pixels:
+        return classifier.predict(torch.stack([cast("Tensor", one.pixels) for one in seen]), labels=plan.labels)
+    features = torch.stack([cast("Tensor", one.features) for one in seen])
+    if not classifier.needs_tokens:
+        return classifier.predict(features, labels=plan.labels)
+    tokens = torch.stack([cast("Tensor", one.tokens) for one in seen])
+    return classifier.predict(features, labels=plan.labels, tokens=tokens)
+
+
+def _best(scores: Scores, top_k: int) -> list[tuple[tuple[str, float, float], ...]]:
+    """The k best classes of each row; equal probabilities keep the order of the labels."""
+    k = min(top_k, len(scores.labels))
+    ordered = scores.probabilities.sort(dim=1, descending=True, stable=True)
+    columns = ordered.indices[:, :k]
+    similarities = scores.similarities.gather(1, columns).tolist()
+    rows = zip(columns.tolist(), ordered.values[:, :k].tolist(), similarities, strict=True)
+    return [
+        tuple((scores.labels[c], p, s) for c, p, s in zip(column, probability, similarity, strict=True))
+        for column, probability, similarity in rows
+    ]

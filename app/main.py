@@ -1,0 +1,191 @@
+"""The application: settings in, ASGI app out. Everything it owns is built when it starts and closed when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import structlog
+from anyio import CapacityLimiter
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from starlette.middleware.cors import CORSMiddleware
+
+from app import pages, problems
+from app.auth import SiteGuard, keyring_of
+from app.context import Context, in_thread
+from app.inference import Inference
+from app.memory import Room
+from app.metrics import Metrics
+from app.middleware import Surroundings
+from app.routes import ROUTERS
+from app.schemas import Problem
+from app.settings import AppSettings, get_app_settings
+from app.uploads import UploadDesk
+from worker.service import Services, open_services
+
+log = structlog.get_logger(__name__)
+
+TITLE = "NPT Service"
+SUMMARY = "Turns a handful of labelled images into a classifier."
+DESCRIPTION = """\
+Send a zip of labelled images to `POST /tune`; a worker tunes the prompts of a frozen CLIP with neural-collapse
+regularisers; `POST /predict` serves what was learned. Every path also works under `/v1`.
+
+Errors are `application/problem+json` (RFC 9457); `GET /problems` explains each kind.
+"""
+TAGS = [
+    {"name": "tune", "description": "From a zip to a job."},
+    {"name": "jobs", "description": "What takes longer than a request."},
+    {"name": "predict", "description": "What do these pictures show?"},
+    {"name": "models", "description": "Tuned classifiers and their reports."},
+    {"name": "data sets", "description": "Stored archives, by the hash of their content."},
+    {"name": "about", "description": "What this server can use."},
+    {"name": "health", "description": "No key needed."},
+]
+SWEEP_EVERY_S = 600.0
+
+
+def create_app(settings: AppSettings | None = None, services: Services | None = None) -> FastAPI:
+    """Make the application.
+
+    Args:
+        settings: The environment's where None.
+        services: The worker floor, where somebody else opened it and will close it; opened at start-up where None.
+
+    Raises:
+        ConfigError: An API key that cannot be used, or none although other machines can connect.
+    """
+    settings = settings or get_app_settings()
+    keyring = keyring_of(settings)
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+        async with _resources(settings, services, metrics) as context:
+            app.state.context = context
+            yield
+
+    app = FastAPI(
+        title=TITLE,
+        summary=SUMMARY,
+        description=DESCRIPTION,
+        version=_version(),
+        openapi_tags=TAGS,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    app.state.settings, app.state.keyring, app.state.metrics = settings, keyring, metrics
+    for router in ROUTERS:
+        app.include_router(router)
+        app.include_router(router, prefix="/v1", include_in_schema=False)
+    app.include_router(pages.router)
+    problems.install(app)
+    _add_problem_schema(app)
+    if settings.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.allowed_origins),
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_headers=["Authorization", "X-API-Key", "Idempotency-Key", "Last-Event-ID", "Content-Type"],
+            expose_headers=["Location", "Retry-After", "X-Request-ID"],
+        )
+    app.add_middleware(SiteGuard, settings=settings, open_access=keyring.is_open)
+    app.add_middleware(Surroundings, metrics=metrics)
+    return app
+
+
+@asynccontextmanager
+async def _resources(
+    settings: AppSettings, services: Services | None, metrics: Metrics
+) -> AsyncGenerator[Context, None]:
+    """Open what the routes use, and close it in the opposite order."""
+    async with contextlib.AsyncExitStack() as stack:
+        if services is None:
+            services = await in_thread(open_services, settings)
+            stack.push_async_callback(in_thread, services.close)
+            await in_thread(services.reaper.start)
+        stack.push_async_callback(services.events.aclose)
+        uploads = UploadDesk(settings)
+        await in_thread(uploads.prepare)
+        inference = Inference(settings, services.models, metrics)
+        stack.push_async_callback(inference.close)
+        context = Context(
+            settings=settings,
+            services=services,
+            inference=inference,
+            uploads=uploads,
+            metrics=metrics,
+            idempotency=set(),
+            predict_room=Room(settings.predict_memory_bytes),
+            ingest=CapacityLimiter(settings.uploads_at_once),
+        )
+        metrics.collect_state(lambda: _state(context))
+        tasks = [asyncio.create_task(_sweep(uploads), name="sweep uploads")]
+        if settings.preload:
+            tasks.append(asyncio.create_task(inference.preload(), name="preload"))
+        stack.push_async_callback(_cancel, tasks)
+        yield context
+
+
+async def _sweep(uploads: UploadDesk) -> None:
+    while True:
+        await asyncio.sleep(SWEEP_EVERY_S)
+        await in_thread(uploads.sweep)
+
+
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _state(context: Context) -> Mapping[str, Mapping[str, float]]:
+    """The gauges that are read when somebody asks; called in a thread."""
+    health = context.services.health()
+    return {
+        "jobs": {"queued": health["queued"], "running": health["running"]},
+        "workers": {"": health["workers"]},
+        "store_free_bytes": {"": health["free_bytes"]},
+        "predict_pending_images": context.inference.pending(),
+        "loaded_bytes": context.inference.loaded_bytes(),
+        "uploads_active": {"": context.uploads.active},
+    }
+
+
+def _add_problem_schema(app: FastAPI) -> None:
+    """Make the schema every problem refers to part of the document; take out what FastAPI says of validation."""
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = get_openapi(
+                title=app.title,
+                version=app.version,
+                summary=app.summary,
+                description=app.description,
+                routes=app.routes,
+                tags=app.openapi_tags,
+            )
+            components = schema["components"]["schemas"]
+            for name in ("HTTPValidationError", "ValidationError"):
+                components.pop(name, None)
+            problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+            components.update(problem.pop("$defs", {}))
+            components[Problem.__name__] = problem
+            app.openapi_schema = schema
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]
+
+
+def _version() -> str:
+    try:
+        return version("npt-service")
+    except PackageNotFoundError:
+        return "0"

@@ -1,0 +1,44 @@
+"""What OpenAPI says of answers that are problems, and of parameters that several routes share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import Path, Query
+
+from app import schemas
+from app.problems import MEDIA_TYPE
+
+_TEXTS: dict[int, str] = {
+    400: "The request cannot be read",
+    401: "A valid API key is needed",
+    403: "The request is not allowed: key, Host or Origin",
+    404: "There is no such thing",
+    408: "The request stopped arriving",
+    409: "The state of the thing forbids this",
+    413: "The request is too large",
+    415: "Another content type is needed",
+    422: "The content cannot be used; `errors` lists every fault",
+    503: "The server is full or not ready; see Retry-After",
+    507: "The data volume is full",
+}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that needs a key and can answer with these problems."""
+    retry = {"headers": {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}}}
+    return {
+        status: {
+            "description": _TEXTS[status],
+            "content": {MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{schemas.Problem.__name__}"}}},
+            **(retry if status == 503 else {}),
+        }
+        for status in sorted({401, 403, *statuses})
+    }
+
+
+Limit = Annotated[int, Query(ge=1, le=200, description="Most items on the page.")]
+Cursor = Annotated[str | None, Query(max_length=200, description="`next_cursor` of the page before.")]
+JobId = Annotated[str, Path(max_length=100, description="Id of a job.", examples=[schemas.JOB_ID])]
+ModelId = Annotated[str, Path(max_length=100, description="Id of a model.", examples=[schemas.MODEL_ID])]
+DatasetId = Annotated[str, Path(max_length=100, description="Id of a data set.", examples=[schemas.DATASET_ID])]

@@ -1,0 +1,64 @@
+"""Is it alive, can it take work, how is it doing: no key needed, nothing private told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from app.context import Ctx, in_thread
+from app.metrics import CONTENT_TYPE
+from app.schemas import Check, Liveness, Readiness
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/livez", operation_id="livez")
+async def livez() -> Liveness:
+    """The process answers."""
+    return Liveness(status="alive")
+
+
+@router.get(
+    "/readyz",
+    operation_id="readyz",
+    responses={503: {"model": Readiness, "description": "Something that it needs is missing"}},
+)
+async def readyz(context: Ctx, response: Response) -> Readiness:
+    """The service can take work: the store is writable, Redis answers, its state is restored.
+
+    A missing worker is said but does not count: jobs are accepted and wait for one.
+    """
+    checks = readiness(await in_thread(context.services.health))
+    ready = all(check.ok for name, check in checks.items() if name != "workers")
+    if not ready:
+        response.status_code = 503
+        response.headers["Retry-After"] = "5"
+    return Readiness(status="ready" if ready else "not-ready", checks=checks)
+
+
+def readiness(health: dict[str, Any]) -> dict[str, Check]:
+    """What readiness depends on."""
+    redis, workers = bool(health["redis"]), int(health["workers"])
+    restored = bool(health.get("epoch", redis))
+    return {
+        "store": _check(bool(health["store"]), "writable", "the data folder cannot be written to"),
+        "redis": _check(redis, "answers", "Redis does not answer"),
+        "state": _check(restored, "restored", "the store is being read back into Redis"),
+        "workers": _check(workers > 0, f"{workers} seen lately", "none seen lately: jobs wait until one starts"),
+    }
+
+
+def _check(ok: bool, good: str, bad: str) -> Check:
+    return Check(ok=ok, detail=good if ok else bad)
+
+
+@router.get(
+    "/metrics",
+    operation_id="metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus text"}},
+)
+async def metrics(context: Ctx) -> Response:
+    """Counts, latencies, queue depths, batch sizes: the Prometheus text format."""
+    return Response(await in_thread(context.metrics.render), headers={"Content-Type": CONTENT_TYPE})

@@ -1,0 +1,62 @@
+"""Jobs: list, read, follow, cancel."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response, Security
+from sse_starlette import EventSourceResponse
+
+from app.auth import TUNE, authorize
+from app.context import Ctx, in_thread, link
+from app.routes.answers import Cursor, JobId, Limit, problems
+from app.schemas import Job, Listing, listing
+from app.sse import stream_job
+from worker.records import JobStatus
+
+router = APIRouter(tags=["jobs"], dependencies=[Security(authorize, scopes=[TUNE])])
+
+
+@router.get("/jobs", operation_id="list_jobs", responses=problems(400, 404, 422, 503))
+async def list_jobs(
+    context: Ctx,
+    status: Annotated[JobStatus | None, Query(description="Only jobs in this state.")] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Listing[Job]:
+    """List jobs, newest first."""
+    page = await in_thread(context.services.jobs.list, status=status, limit=limit, cursor=cursor)
+    return listing(page, [Job.of(record) for record in page.items])
+
+
+@router.get("/jobs/{job_id}", operation_id="get_job", responses=problems(404))
+async def get_job(context: Ctx, job_id: JobId) -> Job:
+    """Read one job."""
+    return Job.of(await in_thread(context.services.jobs.get, job_id))
+
+
+@router.get(
+    "/jobs/{job_id}/events",
+    operation_id="follow_job",
+    response_class=EventSourceResponse,
+    responses={
+        200: {
+            "description": "Events: `snapshot` (the record), `status`, `progress`, `geometry`, and last `end` (the "
+            "record). Resume with the header Last-Event-ID. A comment every 15 s keeps the line open.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        },
+        **problems(400, 404),
+    },
+)
+async def follow_job(context: Ctx, request: Request, job_id: JobId) -> EventSourceResponse:
+    """Follow a job as server-sent events until it has ended."""
+    await in_thread(context.services.jobs.get, job_id)
+    return stream_job(context, request, job_id)
+
+
+@router.post("/jobs/{job_id}/cancel", operation_id="cancel_job", status_code=202, responses=problems(404, 409, 503))
+async def cancel_job(context: Ctx, request: Request, response: Response, job_id: JobId) -> Job:
+    """Ask a job to stop. A queued job is cancelled at once; a running one within a step."""
+    record = await in_thread(context.services.cancel_job, job_id)
+    response.headers["Location"] = link(request, f"/jobs/{record.id}")
+    return Job.of(record)

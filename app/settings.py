@@ -1,0 +1,121 @@
+"""Settings of the HTTP floor: the worker's own, and what only HTTP needs. Read from `NPT_*`, in this one place."""
+
+from __future__ import annotations
+
+import ipaddress
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import NoDecode
+
+from npt_core.errors import ConfigError
+from worker.settings import GIB, MIB, WorkerSettings
+
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+
+
+def is_loopback(host: str) -> bool:
+    """True where only this machine can connect."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+class AppSettings(WorkerSettings):
+    """Everything the API process can be told; every field is `NPT_` + its name in capitals."""
+
+    # What this process is, where it listens, and to whom
+    role: Literal["all", "api"] = Field(
+        default="all", description="all: broker, worker and API in one command; api: the API alone."
+    )
+    host: str = Field(default="127.0.0.1", min_length=1, max_length=255, description="Address to listen on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        default=(),
+        description="API keys, comma separated: plain, or `sha256:` and the hex digest of the key.",
+    )
+    api_keys_file: Path | None = Field(default=None, description="A file of such keys, one a line; # starts a comment.")
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Further names this server is reached by (the Host header), comma separated."
+    )
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Origins of other sites whose pages may call the API, comma separated; none by default.",
+    )
+
+    # Uploads
+    uploads_at_once: int = Field(default=4, ge=1, le=1000, description="Uploads received at once; more get 503.")
+    upload_idle_s: float = Field(default=30.0, gt=0, description="An upload that sends nothing for this long is ended.")
+
+    # Predictions
+    max_images: int = Field(default=64, ge=1, le=10_000, description="Most images in one request.")
+    max_image_bytes: int = Field(default=32 * MIB, ge=1, description="Largest image file.")
+    max_predict_bytes: int = Field(default=256 * MIB, ge=1, description="Largest predict request.")
+    predict_memory_bytes: int = Field(default=GIB, ge=1, description="Room for all predict requests at once.")
+    max_labels: int = Field(default=1000, ge=2, description="Most class names in one request.")
+    max_batch: int = Field(default=32, ge=1, le=4096, description="Most images in one run of the image tower.")
+    max_pending: int = Field(default=512, ge=1, description="Images that may wait for one backbone; beyond it 503.")
+    decode_threads: int = Field(default=0, ge=0, le=256, description="Threads that decode images; 0: one a core, to 8.")
+    backbone_memory_bytes: int = Field(
+        default=8 * GIB, ge=1, description="Room for loaded backbones, least used go first."
+    )
+    model_memory_bytes: int = Field(default=GIB, ge=1, description="Room for classifiers, least used go first.")
+    preload: bool = Field(default=True, description="Load the first backbone when the server starts.")
+
+    @field_validator("api_keys", "allowed_hosts", "allowed_origins", mode="before")
+    @classmethod
+    def _split_commas(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("api_keys_file", mode="before")
+    @classmethod
+    def _no_file(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @property
+    def is_public(self) -> bool:
+        """True where other machines can connect."""
+        return not is_loopback(self.host)
+
+    @property
+    def upload_dir(self) -> Path:
+        """Where uploads grow until they are whole; on the data volume, so that moving one is a rename."""
+        return self.data_dir / "uploads"
+
+    @property
+    def url(self) -> str:
+        """How a browser on this machine reaches the server."""
+        name = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104 - compared, not bound
+        return f"http://[{name}]:{self.port}" if ":" in name else f"http://{name}:{self.port}"
+
+    def key_entries(self) -> tuple[str, ...]:
+        """Every configured key as written, from the environment and the file.
+
+        Raises:
+            ConfigError: The file cannot be read.
+        """
+        entries = [key.get_secret_value() for key in self.api_keys]
+        if self.api_keys_file is not None:
+            try:
+                text = self.api_keys_file.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigError(
+                    f"NPT_API_KEYS_FILE is {str(self.api_keys_file)!r} and cannot be read ({error}); "
+                    "give a text file with one key a line."
+                ) from error
+            lines = (line.split("#", 1)[0].strip() for line in text.splitlines())
+            entries.extend(line for line in lines if line)
+        return tuple(entries)
+
+
+@lru_cache(maxsize=1)
+def get_app_settings() -> AppSettings:
+    """The settings of this process, read from the environment once."""
+    return AppSettings()
