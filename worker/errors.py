@@ -1,15 +1,15 @@
 """What the worker floor raises on purpose, under `npt_core.errors.NPTError`.
 
-    NPTError
-    └── WorkerError
-        ├── NotFoundError              no job, data set, model or stored object of that id
-        ├── ConflictError              the thing is in a state, or a use, that forbids this
-        │   ├── IdempotencyInFlight    the same key is being worked on right now
-        │   └── JobFinishedError       a terminal job cannot change any more
-        ├── IdempotencyMismatch        the same key came with another request
-        ├── StoreFullError             not enough room on the data volume
-        ├── CorruptRecordError         a stored record cannot be read
-        └── BrokerUnavailableError     Redis does not answer
+NPTError
+└── WorkerError
+    ├── NotFoundError              no job, data set, model or stored object of that id
+    ├── ConflictError              the thing is in a state, or a use, that forbids this
+    │   ├── IdempotencyInFlight    the same key is being worked on right now
+    │   └── JobFinishedError       a terminal job cannot change any more
+    ├── IdempotencyMismatch        the same key came with another request
+    ├── StoreFullError             not enough room on the data volume
+    ├── CorruptRecordError         a stored record cannot be read
+    └── BrokerUnavailableError     Redis does not answer
 """
 
 from __future__ import annotations

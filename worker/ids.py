@@ -15,7 +15,7 @@ from worker.errors import NotFoundError
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 ID_PATTERN = re.compile(r"^[a-z]{2,8}_[0-9a-hjkmnp-tv-z]{26}$")
-DATASET_ID_PATTERN = re.compile(r"^[a-z0-9_-]{8,80}$")
+DATASET_ID_PATTERN = re.compile(r"^[0-9a-f]{64}$")
 
 _lock = threading.Lock()
 _last = 0

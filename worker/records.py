@@ -96,6 +96,7 @@ class JobProgress(Record):
     accuracy: float | None = None
     eta_seconds: float | None = None
     epoch: int | None = None
+    stage: str | None = None
 
 
 class JobSpec(Record):
@@ -108,7 +109,7 @@ class JobSpec(Record):
     dataset_id: str | None = None
     config: dict[str, Any] = Field(default_factory=dict)
     owner: str | None = None
-    queue: str = "npt"
+    queue: str = "default"
 
 
 class Attempt(Record):

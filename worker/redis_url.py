@@ -47,7 +47,7 @@ class RedisAddress:
 
     @property
     def broker_url(self) -> str:
-        """The same for Celery, whose word for a unix socket is `redis+socket://` and for its database `virtual_host`."""
+        """The same for Celery, which says `redis+socket://` for a unix socket and `virtual_host` for its database."""
         parts = urlsplit(self.url)
         if parts.scheme != "unix":
             return self.url

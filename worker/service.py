@@ -30,8 +30,9 @@ from worker.lease import Clock, LeaseScripts
 from worker.models import ModelRepository
 from worker.queue import JobQueue
 from worker.reaper import Reaper
-from worker.records import JobRecord
 from worker.reconcile import Reconciler
+from worker.records import JobRecord
+from worker.recovery import Recovery
 from worker.redis_url import RedisAddress
 from worker.settings import WorkerSettings, get_settings
 from worker.store.local import LocalStore
@@ -57,6 +58,7 @@ class Services:
     queue: JobQueue
     datasets: DatasetRepository
     models: ModelRepository
+    recovery: Recovery
     reconciler: Reconciler
     reaper: Reaper
 
@@ -111,8 +113,15 @@ class Services:
         return feature_cache(self.settings)
 
     def health(self) -> dict[str, Any]:
-        """What readiness depends on: {"redis": bool, "store": bool, "workers": int, "queued": int, "running": int, "free_bytes"}."""
-        found: dict[str, Any] = {"redis": False, "store": False, "workers": 0, "queued": 0, "running": 0, "free_bytes": 0}
+        """What readiness depends on: `redis`, `store` (bool), `workers`, jobs in each state, `free_bytes`."""
+        found: dict[str, Any] = {
+            "redis": False,
+            "store": False,
+            "workers": 0,
+            "queued": 0,
+            "running": 0,
+            "free_bytes": 0,
+        }
         try:
             found |= {"redis": bool(self.redis.ping()), "workers": self.queue.workers(), **self.queue.counts()}
         except redis.RedisError as error:
@@ -149,8 +158,22 @@ def open_services(settings: WorkerSettings | None = None, *, clock: Clock | None
     jobs.announce = events.publish
     queue = JobQueue(client, address, keys, leases, events, settings)
     datasets = DatasetRepository(store, jobs, models, settings)
+    recovery = Recovery(jobs, leases, queue, events, settings)
     reconciler = Reconciler(client, keys, leases, jobs, queue, settings)
-    reaper = Reaper(client, keys, leases, jobs, queue, reconciler, settings)
+    reaper = Reaper(leases, queue, reconciler, recovery, store, settings)
     return Services(
-        settings, address, client, keys, store, leases, events, jobs, queue, datasets, models, reconciler, reaper
+        settings=settings,
+        address=address,
+        redis=client,
+        keys=keys,
+        store=store,
+        leases=leases,
+        events=events,
+        jobs=jobs,
+        queue=queue,
+        datasets=datasets,
+        models=models,
+        recovery=recovery,
+        reconciler=reconciler,
+        reaper=reaper,
     )

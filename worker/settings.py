@@ -23,61 +23,107 @@ class WorkerSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="NPT_", extra="ignore", frozen=True, validate_default=True)
 
     # Where things are
-    data_dir: Path = Field(Path("data"), description="Folder of everything durable: data sets, jobs, models, caches.")
+    data_dir: Path = Field(
+        default=Path("data"), description="Folder of everything durable: data sets, jobs, models, caches."
+    )
     redis_url: SecretStr | None = Field(
-        None,
+        default=None,
         description="Redis or Valkey to use: redis://, rediss:// or unix:///path. Unset: the service starts its own.",
     )
     redis_prefix: str = Field(
-        "npt", pattern=r"^[a-z0-9_-]{1,32}$", description="First part of every Redis key; two services may share one Redis."
+        default="npt",
+        pattern=r"^[a-z0-9_-]{1,32}$",
+        description="First part of every Redis key; two services may share one Redis.",
     )
     node: str = Field(
         default_factory=socket.gethostname,
-        description="Name of this machine in leases. A worker frees the jobs of a dead predecessor on the same node at once.",
+        description="Unique name of this machine or container: a worker frees a dead predecessor's jobs at once.",
     )
 
     # What it computes with
-    backbone: str | None = Field(None, description="The backbone offered first, for instance demo or ViT-B-16/laion2b_s34b_b88k.")
-    backbones: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Further backbones a request may pick, comma separated: demo, <architecture>/<pretrained>, hf-hub:<name>, local:NAME=ARCH@/path."
+    backbone: str | None = Field(
+        default=None, description="The backbone offered first, for instance demo or ViT-B-16/laion2b_s34b_b88k."
     )
-    device: str = Field("auto", description="auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1 or mps.")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="Precision of the frozen towers.")
-    weights_dir: Path | None = Field(None, description="Where downloaded weights are kept. Unset: DATA_DIR/weights.")
-    torch_threads: int = Field(0, ge=0, le=1024, description="CPU threads of one worker; 0 leaves the choice to torch.")
-    warm_up: bool = Field(True, description="Load the first backbone when the worker starts, before the first job asks for it.")
+    backbones: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Further backbones a request may pick, comma separated: demo, <architecture>/<pretrained>, "
+        "hf-hub:<name>, local:NAME=ARCH@/path.",
+    )
+    device: str = Field(default="auto", description="auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1 or mps.")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        default="auto", description="Precision of the frozen towers."
+    )
+    weights_dir: Path | None = Field(
+        default=None, description="Where downloaded weights are kept. Unset: DATA_DIR/weights."
+    )
+    torch_threads: int = Field(
+        default=0, ge=0, le=1024, description="CPU threads of one worker; 0 leaves the choice to torch."
+    )
+    warm_up: bool = Field(
+        default=True, description="Load the first backbone when the worker starts, before the first job asks for it."
+    )
 
     # Jobs
-    queue: str = Field("npt", pattern=r"^[a-z0-9_-]{1,32}$", description="Name of the Celery queue a worker listens on.")
-    lease_ttl_s: float = Field(45.0, ge=0.5, le=3600, description="A worker silent for this long has lost its job.")
-    max_charges: int = Field(3, ge=1, le=100, description="A job that kills its worker this often, with no progress between, is given up.")
-    job_deadline_s: float = Field(6 * 3600.0, gt=0, description="One attempt at a job may take this long.")
-    stall_s: float = Field(600.0, gt=0, description="A running job without a single step for this long fails as stalled.")
-    stop_grace_s: float = Field(10.0, gt=0, le=600, description="A job told to stop (shutdown, lost lease) has this long before it is killed.")
-    reap_every_s: float = Field(5.0, gt=0, le=300, description="How often dead leases are looked for.")
-    watch_every_s: float = Field(0.5, gt=0, le=30, description="How often a worker looks after its own child process.")
+    queue: str = Field(
+        default="default", pattern=r"^[a-z0-9_-]{1,32}$", description="Name of the Celery queue a worker listens on."
+    )
+    lease_ttl_s: float = Field(
+        default=45.0, ge=0.5, le=3600, description="A worker silent for this long has lost its job."
+    )
+    max_charges: int = Field(
+        default=3,
+        ge=1,
+        le=100,
+        description="A job that kills its worker this often, with no progress between, is given up.",
+    )
+    job_deadline_s: float = Field(default=6 * 3600.0, gt=0, description="One attempt at a job may take this long.")
+    stall_s: float = Field(
+        default=600.0, gt=0, description="A running job without a single step for this long fails as stalled."
+    )
+    stop_grace_s: float = Field(
+        default=10.0,
+        gt=0,
+        le=600,
+        description="A job told to stop (shutdown, lost lease) has this long before it is killed.",
+    )
+    reap_every_s: float = Field(default=5.0, gt=0, le=300, description="How often dead leases are looked for.")
+    watch_every_s: float = Field(
+        default=0.5, gt=0, le=30, description="How often a worker looks after its own child process."
+    )
 
     # Progress
-    events_max: int = Field(1000, ge=10, description="Progress events kept for one job (about).")
-    events_ttl_s: int = Field(24 * 3600, ge=60, description="Progress of a job is kept this long after its last event.")
-    progress_per_s: float = Field(10.0, gt=0, description="At most this many progress events a second and job.")
+    events_max: int = Field(default=1000, ge=10, description="Progress events kept for one job (about).")
+    events_ttl_s: int = Field(
+        default=24 * 3600, ge=60, description="Progress of a job is kept this long after its last event."
+    )
+    progress_per_s: float = Field(default=10.0, gt=0, description="At most this many progress events a second and job.")
 
     # Room
-    min_free_bytes: int = Field(GIB, ge=0, description="Free space that must remain on the data volume after an upload.")
-    feature_cache_bytes: int = Field(4 * GIB, ge=0, description="Room for cached image features; the least used ones go first.")
-    part_ttl_s: float = Field(6 * 3600.0, ge=0, description="Unfinished uploads older than this are swept away.")
-    idempotency_ttl_s: float = Field(24 * 3600.0, ge=60, description="An Idempotency-Key is remembered this long.")
+    min_free_bytes: int = Field(
+        default=GIB, ge=0, description="Free space that must remain on the data volume after an upload."
+    )
+    feature_cache_bytes: int = Field(
+        default=4 * GIB, ge=0, description="Room for cached image features; the least used ones go first."
+    )
+    part_ttl_s: float = Field(
+        default=6 * 3600.0, ge=0, description="Unfinished uploads older than this are swept away."
+    )
+    idempotency_ttl_s: float = Field(
+        default=24 * 3600.0, ge=60, description="An Idempotency-Key is remembered this long."
+    )
 
     # What an archive may be
-    max_archive_bytes: int = Field(2 * GIB, ge=1, description="Largest data set archive.")
-    max_entries: int = Field(100_000, ge=1, description="Most entries in one archive.")
-    max_entry_bytes: int = Field(256 * MIB, ge=1, description="Largest single file in an archive, unpacked.")
-    max_total_bytes: int = Field(8 * GIB, ge=1, description="Largest archive, unpacked.")
-    max_ratio: float = Field(200.0, ge=1, description="Highest compression ratio of a file above 1 MB.")
+    max_archive_bytes: int = Field(default=2 * GIB, ge=1, description="Largest data set archive.")
+    max_entries: int = Field(default=100_000, ge=1, description="Most entries in one archive.")
+    max_entry_bytes: int = Field(default=256 * MIB, ge=1, description="Largest single file in an archive, unpacked.")
+    max_total_bytes: int = Field(default=8 * GIB, ge=1, description="Largest archive, unpacked.")
+    max_ratio: float = Field(default=200.0, ge=1, description="Highest compression ratio of a file above 1 MB.")
 
     # Logs
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="What is logged.")
-    log_json: bool | None = Field(None, description="One JSON object a line. Unset: JSON unless the output is a terminal.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="What is logged.")
+    log_json: bool | None = Field(
+        default=None, description="One JSON object a line. Unset: JSON unless the output is a terminal."
+    )
 
     @field_validator("backbones", mode="before")
     @classmethod
@@ -97,7 +143,7 @@ class WorkerSettings(BaseSettings):
         return value.expanduser().absolute() if value is not None else None
 
     @model_validator(mode="after")
-    def _grace_fits(self) -> WorkerSettings:
+    def _named(self) -> WorkerSettings:
         if not self.node or len(self.node) > 128:
             raise ValueError("NPT_NODE must be 1 to 128 characters")
         return self

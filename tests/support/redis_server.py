@@ -1,4 +1,4 @@
-"""A real Redis-protocol server on a private unix socket, for tests: start, stop, kill, start again with or without its data."""
+"""A real Redis-protocol server on a private unix socket, for tests: start, stop, kill, with or without its data."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ class RedisServer:
 
     def __init__(self, folder: Path | None = None, *, aof: bool = False, extra: tuple[str, ...] = ()) -> None:
         # Socket paths have about 100 characters at most, and tmp_path is often longer.
-        self.folder = folder if folder is not None and len(str(folder)) < 80 else Path(tempfile.mkdtemp(prefix="npt-redis-"))
+        self.folder = (
+            folder if folder is not None and len(str(folder)) < 80 else Path(tempfile.mkdtemp(prefix="npt-redis-"))
+        )
         self._owned = self.folder != folder
         self.socket = self.folder / "redis.sock"
         self.aof = aof
@@ -58,7 +60,9 @@ class RedisServer:
         try:
             while True:
                 if self.process.poll() is not None:
-                    raise RuntimeError(f"The test's Redis server ended: {(self.folder / 'redis.log').read_text()[-2000:]}")
+                    raise RuntimeError(
+                        f"The test's Redis server ended: {(self.folder / 'redis.log').read_text()[-2000:]}"
+                    )
                 with contextlib.suppress(redis.ConnectionError, redis.TimeoutError):
                     if client.ping():
                         return self

@@ -1,0 +1,80 @@
+"""What a use case is given: its request, its folder, and the ways to report, to resume and to be stopped."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import redis
+
+from worker.control import JobControl
+from worker.records import JobProgress, JobSpec
+from worker.service import Services
+
+if TYPE_CHECKING:
+    from npt_core.tuning.control import Progress
+
+GEOMETRY_EVENTS = 50
+
+
+@dataclass
+class JobContext:
+    """One attempt at one job."""
+
+    spec: JobSpec
+    fence: int
+    services: Services
+    control: JobControl
+    folder: Path
+    """What lies here when the use case returns becomes the job's result, if this attempt wins."""
+
+    last: JobProgress | None = None
+    _told: float = field(default=-1e9, repr=False)
+    _phase: str = ""
+    _geometries: int = 0
+
+    def progress(self, progress: Progress) -> None:
+        """Tell the world where the work stands; as often as the use case likes, it is thinned out here."""
+        self.tell(progress.to_dict())
+
+    def tell(self, facts: dict[str, Any]) -> None:
+        """The same, from plain values: the fields of JobProgress, and `geometry`."""
+        geometry = facts.pop("geometry", None)
+        self.last = JobProgress.model_validate(facts)
+        now = time.monotonic()
+        fresh_phase = self.last.phase != self._phase
+        if fresh_phase or now - self._told >= 1 / self.services.settings.progress_per_s:
+            self._told, self._phase = now, self.last.phase
+            self.services.events.publish(self.spec.id, "progress", self.last.model_dump(mode="json"))
+        if geometry is not None and self._geometries < GEOMETRY_EVENTS:
+            self._geometries += 1
+            data = {"epoch": self.last.epoch, "stage": self.last.stage, "geometry": geometry}
+            self.services.events.publish(self.spec.id, "geometry", data)
+
+    def mark(self) -> None:
+        """Something durable was made: should the worker die now, the job is not to blame for it."""
+        try:
+            self.services.leases.mark(self.spec.id, self.fence)
+        except redis.RedisError:
+            return  # worth a charge at most
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """Where the tuning keeps what it resumes from."""
+        return Checkpoints(self)
+
+
+class Checkpoints:
+    """`npt_core.tuning.control.CheckpointStore` in the job's folder, one file an attempt."""
+
+    def __init__(self, context: JobContext) -> None:
+        self._context = context
+
+    def load(self) -> bytes | None:
+        return self._context.services.jobs.files.load_checkpoint(self._context.spec.id)
+
+    def save(self, data: bytes) -> None:
+        self._context.services.jobs.files.save_checkpoint(self._context.spec.id, self._context.fence, data)
+        self._context.mark()

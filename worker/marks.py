@@ -1,0 +1,56 @@
+"""Small files that say which child works on what: they outlive Redis, and their process by a moment at most."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Busy:
+    """A child at work."""
+
+    pid: int
+    job_id: str
+    fence: int
+    path: Path
+
+
+class BusyMark:
+    """The mark of one child."""
+
+    def __init__(self, run_dir: Path, worker: str, pid: int) -> None:
+        self._path = run_dir / "workers" / f"{worker}.{pid}"
+
+    def write(self, job_id: str, fence: int) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.write_text(f"{job_id} {fence}")
+
+    @contextlib.contextmanager
+    def on(self, job_id: str, fence: int) -> Iterator[None]:
+        """At work on that, for as long as this lasts. A mark that cannot be written is done without."""
+        with contextlib.suppress(OSError):
+            self.write(job_id, fence)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
+
+
+def busy(run_dir: Path, worker: str) -> list[Busy]:
+    """The children of a worker that are at work."""
+    found = []
+    for path in (run_dir / "workers").glob(f"{worker}.*"):
+        with contextlib.suppress(OSError, ValueError):
+            job_id, fence = path.read_text().split()
+            found.append(Busy(int(path.suffix[1:]), job_id, int(fence), path))
+    return found
+
+
+def sweep(run_dir: Path, gone: str) -> None:
+    """Remove the marks of a worker that is no more."""
+    for path in (run_dir / "workers").glob(f"{gone}.*"):
+        path.unlink(missing_ok=True)

@@ -1,0 +1,99 @@
+"""Every few seconds: free the jobs of dead workers, make good for lost hints, give Redis back its memory, sweep."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import redis
+import structlog
+
+from worker.errors import WorkerError
+from worker.identity import boot_id
+from worker.lease import LeaseScripts
+from worker.queue import JobQueue
+from worker.reconcile import Reconciler
+from worker.recovery import Recovery
+from worker.retention import Retention
+from worker.settings import WorkerSettings
+from worker.store.base import Store
+
+log = structlog.get_logger(__name__)
+
+SWEEP_EVERY_S = 3600.0
+
+
+class Reaper:
+    """Run one in every API process and every worker: they do not disturb each other."""
+
+    def __init__(
+        self,
+        leases: LeaseScripts,
+        queue: JobQueue,
+        reconciler: Reconciler,
+        recovery: Recovery,
+        store: Store,
+        settings: WorkerSettings,
+    ) -> None:
+        self._leases = leases
+        self._queue = queue
+        self._reconciler = reconciler
+        self._recovery = recovery
+        self._retention = Retention(store, settings)
+        self._settings = settings
+        self._boot = boot_id()
+        self._swept = -SWEEP_EVERY_S
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def run_once(self) -> None:
+        """One round.
+
+        Raises:
+            redis.RedisError: Redis does not answer; the next round will reconcile.
+        """
+        try:
+            self._reconciler.run_if_needed()
+            for job_id in self._leases.expired():
+                self._each(job_id)
+            for held in self._leases.held():
+                if held.idle_ms > self._settings.stall_s * 1000:
+                    self._recovery.stalled(held.job_id, held.idle_ms / 1000)
+            self._queue.ensure_hints()
+        except redis.RedisError:
+            self._reconciler.request()
+            raise
+        if time.monotonic() - self._swept > SWEEP_EVERY_S:
+            self._swept = time.monotonic()
+            self._retention.sweep()
+
+    def _each(self, job_id: str) -> None:
+        try:
+            self._recovery.reap(job_id, self._settings.node, self._boot)
+        except WorkerError as error:
+            log.error("job not reaped", job=job_id, error=error.message)
+
+    def start(self) -> None:
+        """Run rounds in a daemon thread until `stop`."""
+        if self._thread is None:
+            self._stop.clear()
+            self._thread = threading.Thread(target=self._loop, name="reaper", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; waits for the round it is in."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout=10)
+            self._thread = None
+
+    def _loop(self) -> None:
+        while True:
+            try:
+                self.run_once()
+            except redis.RedisError as error:
+                log.warning("redis does not answer", error=str(error))
+            except Exception:
+                log.exception("reaper round failed")
+            if self._stop.wait(self._settings.reap_every_s):
+                return

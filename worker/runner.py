@@ -1,0 +1,216 @@
+"""One hint, one attempt at most: claim, record the claim, work, decide how it ends."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import threading
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from npt_core.errors import Cancelled, Drained, LeaseLost, NPTError
+from worker.context import JobContext
+from worker.control import JobControl, Pulse
+from worker.errors import CorruptRecordError, NotFoundError, StoreFullError
+from worker.ids import new_id
+from worker.lease import Identity, Lease
+from worker.marks import BusyMark
+from worker.records import Attempt, JobEnd, JobSpec, JobStatus, Outcome, Problem, utcnow
+from worker.service import Services
+from worker.usecases import find
+
+log = structlog.get_logger(__name__)
+
+FULL_PAUSE_S = 5.0
+ATTEMPT_NUMBERS = 5
+
+
+class Runner:
+    """Works for one child process of a worker."""
+
+    def __init__(self, services: Services, use_cases: Mapping[str, str], who: Identity, drain: threading.Event) -> None:
+        self._services = services
+        self._use_cases = use_cases
+        self._who = who
+        self._drain = drain
+        self._busy = BusyMark(services.settings.run_dir, who.worker, who.pid)
+
+    def run_next(self, queue: str | None = None) -> str | None:
+        """Work on the oldest waiting job; its id, or None where nothing waits.
+
+        Raises:
+            redis.RedisError: Redis does not answer; the reaper sends another hint when it does.
+        """
+        while not self._drain.is_set():
+            lease = self._services.leases.claim(queue or self._services.settings.queue, self._who)
+            if lease is None:
+                return None
+            with self._busy.on(lease.job_id, lease.fence):
+                if self._attempt(lease):
+                    return lease.job_id
+        return None
+
+    # -- before the work
+
+    def _attempt(self, lease: Lease) -> bool:
+        """False where there was nothing to do after all."""
+        jobs, files = self._services.jobs, self._services.jobs.files
+        job_id = lease.job_id
+        if files.ended(job_id):
+            jobs.settle(job_id)  # Redis did not know
+            return False
+        try:
+            spec = files.spec(job_id)
+        except NotFoundError:
+            self._services.leases.settle(job_id, JobStatus.FAILED)  # nobody was promised it
+            return False
+        except CorruptRecordError as error:
+            jobs.finish(job_id, jobs.failed(job_id, Problem.from_error(error)))
+            return False
+        try:
+            recorded = self._record(lease)
+            if recorded is None:
+                return False
+            if files.cancel_asked(job_id):
+                jobs.finish(job_id, jobs.cancelled(job_id))
+            elif recorded.charged >= self._services.settings.max_charges:
+                jobs.finish(job_id, jobs.failed(job_id, self._services.recovery.poison(recorded.charged)))
+            else:
+                self._work(recorded, spec)
+        except OSError as error:
+            self._no_room(lease.job_id, error)
+        except StoreFullError as error:
+            self._no_room(lease.job_id, error)
+        return True
+
+    def _record(self, lease: Lease) -> Lease | None:
+        """Write the claim down, under the first free number; None where it was lost meanwhile."""
+        files = self._services.jobs.files
+        for _ in range(ATTEMPT_NUMBERS):
+            attempt = Attempt(
+                fence=lease.fence,
+                charged=lease.charged,
+                node=self._who.node,
+                boot=self._who.boot,
+                worker=self._who.worker,
+                pid=self._who.pid,
+                started_at=utcnow(),
+            )
+            if files.put_attempt(lease.job_id, attempt):
+                return lease
+            # Redis forgot, and counts from an earlier number again.
+            raised = self._services.leases.raise_fence(lease, files.fences(lease.job_id)[-1] + 1)
+            if raised is None:
+                return None
+            lease = raised
+            self._busy.write(lease.job_id, lease.fence)
+        return None
+
+    def _no_room(self, job_id: str, error: Exception) -> None:
+        """The job cannot even be recorded: let it wait, it is not to blame."""
+        log.error("store not writable, job put back", job=job_id, error=str(error))
+        self._drain.wait(FULL_PAUSE_S)
+        held = [each for each in self._services.leases.held() if each.job_id == job_id and each.pid == self._who.pid]
+        for each in held:
+            self._services.recovery.release(job_id, each.fence, "drained")
+
+    # -- the work
+
+    def _work(self, lease: Lease, spec: JobSpec) -> None:
+        services = self._services
+        settings = services.settings
+        control = JobControl(settings.job_deadline_s)
+        context = JobContext(
+            spec, lease.fence, services, control, services.jobs.files.attempt_folder(spec.id, lease.fence)
+        )
+        services.events.publish(spec.id, "status", {"status": "running", "attempt": lease.fence})
+        pulse = Pulse(
+            spec.id,
+            lease.fence,
+            control,
+            leases=services.leases,
+            files=services.jobs.files,
+            ttl_s=settings.lease_ttl_s,
+            drain=self._drain,
+        )
+        with structlog.contextvars.bound_contextvars(job=spec.id, fence=lease.fence), pulse:
+            log.info("job started", kind=spec.kind, charged=lease.charged)
+            ending = self._judge(context)
+            if ending is not None:
+                ending()
+
+    def _judge(self, context: JobContext) -> Callable[[], None] | None:
+        """Do the work; what must follow, or None where this attempt just steps back."""
+        spec = context.spec
+        try:
+            outcome = find(spec.kind, self._use_cases)(context)
+            if self._services.jobs.files.cancel_asked(spec.id):
+                raise Cancelled("The job was cancelled.")
+            return lambda: self._succeed(context, outcome)
+        except LeaseLost:
+            log.warning("lease lost, attempt given up")
+            shutil.rmtree(context.folder, ignore_errors=True)
+            return None
+        except Drained:
+            return lambda: self._put_back(context)
+        except Cancelled:
+            return lambda: self._end(context, JobStatus.CANCELLED, None)
+        except NPTError as error:
+            problem = Problem.from_error(error)
+        except MemoryError:
+            problem = Problem(
+                type="out-of-memory", title="Out of memory", detail="The worker ran out of memory; use fewer images."
+            )
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                problem = Problem.from_error(StoreFullError("The data volume is full; make room and tune again."))
+            elif type(error).__name__ == "AcceleratorError":
+                # Nothing more can be computed in this process. Its death is found at once, and charged.
+                log.exception("accelerator failed, process ends")
+                os._exit(70)
+            else:
+                log.exception("job failed unexpectedly")
+                problem = Problem(
+                    type="internal-error",
+                    title="Internal error",
+                    detail=f"Something went wrong inside the worker ({type(error).__name__}). "
+                    f"The worker's log says more under the job {spec.id}.",
+                )
+        return lambda: self._end(context, JobStatus.FAILED, problem)
+
+    # -- after the work
+
+    def _succeed(self, context: JobContext, outcome: Outcome) -> None:
+        services, job_id = self._services, context.spec.id
+        model_id = None
+        if outcome.model is not None:
+            model_id = new_id("model")
+            services.models.prepare(
+                context.folder, outcome.model, model_id=model_id, job_id=job_id, owner=context.spec.owner
+            )
+        services.store.sync(services.jobs.files.attempt_key(job_id, context.fence))
+        end = self._ending(context, JobStatus.SUCCEEDED).model_copy(
+            update=outcome.model_dump(exclude={"model"}) | {"model_id": model_id}
+        )
+        if not services.jobs.finish(job_id, end):
+            log.warning("another attempt was first, result discarded")
+
+    def _end(self, context: JobContext, status: JobStatus, problem: Problem | None) -> None:
+        """Fail or cancel, unless the job is somebody else's by now: then it is theirs to end."""
+        if problem is not None and self._services.jobs.lost(context.spec.id, context.fence):
+            log.warning("failed after the lease was lost, attempt given up", problem=problem.type)
+            return
+        end = self._ending(context, status).model_copy(update={"error": problem})
+        self._services.jobs.finish(context.spec.id, end)
+        if problem is not None:
+            log.warning("job failed", problem=problem.type, detail=problem.detail)
+
+    def _put_back(self, context: JobContext) -> None:
+        shutil.rmtree(context.folder, ignore_errors=True)
+        self._services.recovery.release(context.spec.id, context.fence, "drained")
+
+    def _ending(self, context: JobContext, status: JobStatus) -> JobEnd:
+        end = self._services.jobs.ending(context.spec.id, status)
+        return end.model_copy(update={"fence": context.fence, "progress": context.last or end.progress})

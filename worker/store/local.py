@@ -1,0 +1,249 @@
+"""A folder as the store: temporary name, fsync, rename, fsync of the folder; `os.link` where only one may win."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from worker.errors import NotFoundError, StoreFullError
+from worker.store.base import check_key
+
+TEMPORARY = ".tmp-"
+FULL = {errno.ENOSPC, errno.EDQUOT}
+NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+
+
+class LocalStore:
+    """`Store` on one folder of a local (or properly shared) file system."""
+
+    def __init__(self, root: Path, *, min_free_bytes: int = 0) -> None:
+        self.root = root
+        self.min_free_bytes = min_free_bytes
+
+    # -- writing
+
+    def put(self, key: str, data: bytes, *, create_only: bool = False) -> bool:
+        target = self.path(key)
+        if create_only and target.exists():
+            return False
+        temporary = target.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
+        with _telling_full(len(data)):
+            self._make_folder(target.parent)
+            try:
+                with open(temporary, "xb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                return self._publish(temporary, target, create_only)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def put_file(self, key: str, source: Path, *, create_only: bool = False) -> bool:
+        target = self.path(key)
+        with _telling_full(source.stat().st_size):
+            self._make_folder(target.parent)
+            if source.stat().st_dev != target.parent.stat().st_dev:
+                copy = target.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
+                shutil.copyfile(source, copy)
+                source.unlink()
+                source = copy
+            with open(source, "rb") as file:
+                os.fsync(file.fileno())
+            try:
+                return self._publish(source, target, create_only)
+            finally:
+                source.unlink(missing_ok=True)
+
+    def _publish(self, temporary: Path, target: Path, create_only: bool) -> bool:
+        if not create_only:
+            os.replace(temporary, target)
+            _sync_folder(target.parent)
+            return True
+        try:
+            os.link(temporary, target)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            with self.lock("create"):  # a file system without hard links: one at a time
+                if target.exists():
+                    return False
+                os.replace(temporary, target)
+        _sync_folder(target.parent)
+        return True
+
+    def _make_folder(self, folder: Path) -> None:
+        missing = []
+        while not folder.exists():
+            missing.append(folder)
+            folder = folder.parent
+        for each in reversed(missing):
+            each.mkdir(exist_ok=True)
+            _sync_folder(each.parent)
+
+    # -- reading
+
+    def get(self, key: str) -> bytes:
+        try:
+            return self.path(key).read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise NotFoundError(f"The store has no {key}.") from None
+
+    def open(self, key: str) -> BinaryIO:
+        try:
+            return self.path(key).open("rb")
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise NotFoundError(f"The store has no {key}.") from None
+
+    def path(self, key: str) -> Path:
+        return self.root / check_key(key)
+
+    def exists(self, key: str) -> bool:
+        return self.path(key).exists()
+
+    def names(self, prefix: str) -> list[str]:
+        try:
+            return sorted(name for name in os.listdir(self.path(prefix)) if not name.startswith("."))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def walk(self, prefix: str) -> Iterator[tuple[str, int]]:
+        for folder, folders, files in os.walk(self.path(prefix)):
+            folders.sort()
+            for name in sorted(files):
+                if not name.startswith("."):
+                    path = Path(folder, name)
+                    with contextlib.suppress(FileNotFoundError):
+                        yield path.relative_to(self.root).as_posix(), path.stat().st_size
+
+    # -- removing and moving
+
+    def delete(self, prefix: str) -> bool:
+        """A folder vanishes in one rename before its files are removed: nobody sees half of it."""
+        target = self.path(prefix)
+        trash = self.root / "trash"
+        trash.mkdir(parents=True, exist_ok=True)
+        grave = trash / secrets.token_hex(8)
+        try:
+            os.rename(target, grave)
+        except FileNotFoundError:
+            return False
+        _sync_folder(target.parent)
+        _remove(grave)
+        return True
+
+    def move(self, prefix: str, target: str) -> bool:
+        source, destination = self.path(prefix), self.path(target)
+        if destination.exists():
+            return False
+        with _telling_full(0):
+            self._make_folder(destination.parent)
+        try:
+            os.rename(source, destination)
+        except (FileNotFoundError, FileExistsError):
+            return False
+        except OSError as error:
+            if error.errno == errno.ENOTEMPTY:
+                return False
+            raise
+        _sync_folder(destination.parent)
+        _sync_folder(source.parent)
+        return True
+
+    def sync(self, prefix: str) -> None:
+        """Make files durable that were written by path: each of them, their folder, and the folders above."""
+        folder = self.path(prefix)
+        with _telling_full(0):
+            for path in folder.iterdir():
+                if path.is_file():
+                    with open(path, "rb") as file:
+                        os.fsync(file.fileno())
+            while folder != self.root:
+                _sync_folder(folder)
+                folder = folder.parent
+
+    @contextlib.contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        folder = self.root / "run" / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / check_key(name), "ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # per open file: threads of one process exclude each other too
+            yield
+
+    # -- room
+
+    def part(self) -> Path:
+        folder = self.root / "uploads"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{secrets.token_hex(16)}.part"
+
+    def ensure_free(self, nbytes: int) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.root).free
+        if free < nbytes + self.min_free_bytes:
+            raise StoreFullError(
+                f"The data volume has {free:,} bytes free; this needs {nbytes:,}, and {self.min_free_bytes:,} must "
+                "remain. Delete data sets or models, or make room."
+            )
+
+    def writable(self) -> bool:
+        probe = self.root / f"{TEMPORARY}{secrets.token_hex(8)}"
+        self.root.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+        return True
+
+    def sweep(self, older_than_s: float) -> int:
+        limit = time.time() - older_than_s
+        removed = 0
+        for folder in ("uploads", "trash"):
+            for path in (self.root / folder).glob("*"):
+                removed += _remove_old(path, limit)
+        for folder in ("jobs", "datasets", "models", "idempotency"):
+            for path in (self.root / folder).glob(f"**/{TEMPORARY}*"):
+                removed += _remove_old(path, limit)
+        return removed
+
+
+@contextlib.contextmanager
+def _telling_full(nbytes: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise StoreFullError(f"The data volume is full; {nbytes:,} bytes could not be written. Make room.") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _remove_old(path: Path, limit: float) -> int:
+    try:
+        if path.lstat().st_mtime > limit:
+            return 0
+    except FileNotFoundError:
+        return 0
+    _remove(path)
+    return 1
