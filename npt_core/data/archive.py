@@ -22,7 +22,7 @@ from npt_core.errors import ArchiveError, ArchiveTooLargeError, Fault
 
 __all__ = ["DamagedEntryError", "Entry", "Limits", "SafeArchive"]
 
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError)
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError, UnicodeDecodeError)
 
 
 class DamagedEntryError(ArchiveError):
@@ -131,6 +131,7 @@ class SafeArchive:
         declared = info.file_size
         probe = copy.copy(info)
         probe.file_size = declared + 1  # zipfile stops at this size in silence; one byte more shows a lie
+        del probe.CRC  # checked below: zipfile would compare it with what it cut off
         try:
             with self._lock:  # zipfile counts its open files without a lock
                 stream = self._zip.open(probe)
@@ -140,14 +141,14 @@ class SafeArchive:
                 with self._lock:
                     stream.close()
         except _DAMAGE as error:
-            fault = Fault(shown(path), f"damaged in the archive: {_damage(error)}; make the zip again")
-            raise DamagedEntryError(f"{fault.path}: {fault.message}", [fault]) from error
+            raise _damaged(path, f"damaged in the archive: {_damage(error)}; make the zip again") from error
         if len(data) > declared:
             fault = Fault(shown(path), f"unpacks to more than the {declared:,} bytes the directory says")
             raise ArchiveError(f"{fault.path}: {fault.message}", [fault])
         if len(data) < declared:
-            fault = Fault(shown(path), f"cut short in the archive: {len(data):,} of {declared:,} bytes")
-            raise DamagedEntryError(f"{fault.path}: {fault.message}", [fault])
+            raise _damaged(path, f"cut short in the archive: {len(data):,} of {declared:,} bytes; make the zip again")
+        if zlib.crc32(data) != info.CRC:
+            raise _damaged(path, "damaged in the archive: its checksum does not match; make the zip again")
         return data
 
     def close(self) -> None:
@@ -226,8 +227,9 @@ def _open_zip(
     return file, {item.path: infos[item.position] for item in checked if not item.is_folder}
 
 
+def _damaged(path: str, message: str) -> DamagedEntryError:
+    return DamagedEntryError(f"{shown(path)}: {message}", [Fault(shown(path), message)])
+
+
 def _damage(error: BaseException) -> str:
-    text = str(error)
-    if "CRC" in text:
-        return "its checksum does not match"
-    return shown(text).rstrip(".") or type(error).__name__
+    return shown(str(error)).rstrip(".") or type(error).__name__

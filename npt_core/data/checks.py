@@ -168,7 +168,7 @@ def _duplicate_fault(path: str, first: str) -> str:
 def _check_overlaps(records: Sequence[Record], directory_offset: int, hostile: FaultLog) -> None:
     """Two entries that share bytes are how a small file unpacks to petabytes."""
     order = sorted(range(len(records)), key=lambda i: records[i].offset)
-    for here, after in zip(order, [*order[1:], None], strict=True):
+    for here, after in zip(order, [*order[1:], None], strict=False):
         limit = directory_offset if after is None else records[after].offset
         if records[here].least_end > limit:
             path = shown(records[here].name.decode("utf-8", "backslashreplace"))

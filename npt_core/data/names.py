@@ -75,7 +75,7 @@ def path_fault(name: str) -> str | None:
 
 def clean_path(name: str) -> str:
     """The path without empty and `.` parts (`./cat//1.png` is `cat/1.png`)."""
-    if "//" not in name and "./" not in name and not name.endswith(("/", "/.")):
+    if "//" not in name and "./" not in name and not name.startswith("/") and not name.endswith(("/", ".")):
         return name
     return "/".join(part for part in name.split("/") if part not in ("", "."))
 
@@ -93,7 +93,7 @@ def junk_kind(path: str) -> str | None:
     return None
 
 
-def shown(name: str, limit: int = 200) -> str:
+def shown(name: str, limit: int = MAX_PATH_BYTES) -> str:
     """`name` fit for a message or a terminal: nothing invisible in it, and not too long."""
     if not (name.isascii() and name.isprintable()):
         name = "".join(c if text_fault(c) is None else c.encode("unicode_escape").decode("ascii") for c in name)
