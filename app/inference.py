@@ -141,7 +141,7 @@ class Loaded:
         if any(wish.tokens for wish, _ in items):
             with torch.no_grad():
                 encoded = self.backbone.image.encode_tokens(pixels.to(self.backbone.device))
-            features, tokens = encoded.features.cpu(), encoded.tokens.cpu()
+            features, tokens = encoded.pooled.cpu(), encoded.tokens.cpu()
         elif any(wish.features for wish, _ in items):
             features = self.backbone.encode_images(pixels).cpu()
         return [
@@ -218,8 +218,9 @@ class Inference:
         settings = self._settings
         if settings.torch_threads:
             torch.set_num_threads(settings.torch_threads)
-        cache = settings.weights_path if spec.kind in ("open_clip", "hf-hub") else None
-        backbone = load_backbone(spec, device=settings.device, precision=settings.precision, cache_dir=cache)
+        backbone = load_backbone(
+            spec, device=settings.device, precision=settings.precision, cache_dir=settings.weights_path
+        )
         log.info("backbone loaded", backbone=backbone.name, device=str(backbone.device), bytes=backbone.nbytes)
         return Loaded(backbone, settings, self._metrics.observe_batch(backbone.name))
 
@@ -392,7 +393,8 @@ _SAYS: Mapping[str, str] = {
 def _load_classifier(models: ModelRepository, model_id: str, backbone: Backbone) -> Classifier:
     from npt_core.classifier import Classifier
 
-    return Classifier.load(models.folder(model_id), backbone)
+    loaded: Classifier = Classifier.load(models.folder(model_id), backbone)
+    return loaded
 
 
 def _warnings(backbone: Backbone, labels: Sequence[str]) -> tuple[str, ...]:

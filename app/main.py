@@ -47,7 +47,6 @@ TAGS = [
     {"name": "about", "description": "What this server can use."},
     {"name": "health", "description": "No key needed."},
 ]
-SWEEP_EVERY_S = 600.0
 
 
 def create_app(settings: AppSettings | None = None, services: Services | None = None) -> FastAPI:
@@ -112,8 +111,7 @@ async def _resources(
             stack.push_async_callback(in_thread, services.close)
             await in_thread(services.reaper.start)
         stack.push_async_callback(services.events.aclose)
-        uploads = UploadDesk(settings)
-        await in_thread(uploads.prepare)
+        uploads = UploadDesk(settings, services.store.part)
         inference = Inference(settings, services.models, metrics)
         stack.push_async_callback(inference.close)
         context = Context(
@@ -127,23 +125,10 @@ async def _resources(
             ingest=CapacityLimiter(settings.uploads_at_once),
         )
         metrics.collect_state(lambda: _state(context))
-        tasks = [asyncio.create_task(_sweep(uploads), name="sweep uploads")]
         if settings.preload:
-            tasks.append(asyncio.create_task(inference.preload(), name="preload"))
-        stack.push_async_callback(_cancel, tasks)
+            preload = asyncio.create_task(inference.preload(), name="preload")
+            stack.callback(preload.cancel)
         yield context
-
-
-async def _sweep(uploads: UploadDesk) -> None:
-    while True:
-        await asyncio.sleep(SWEEP_EVERY_S)
-        await in_thread(uploads.sweep)
-
-
-async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _state(context: Context) -> Mapping[str, Mapping[str, float]]:

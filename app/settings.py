@@ -85,11 +85,6 @@ class AppSettings(WorkerSettings):
         return not is_loopback(self.host)
 
     @property
-    def upload_dir(self) -> Path:
-        """Where uploads grow until they are whole; on the data volume, so that moving one is a rename."""
-        return self.data_dir / "uploads"
-
-    @property
     def url(self) -> str:
         """How a browser on this machine reaches the server."""
         name = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104 - compared, not bound

@@ -9,10 +9,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import secrets
 import shutil
-import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,14 +48,14 @@ class PartFile:
     """A sink on the data volume. Writes and hashes in a thread, a megabyte at a time.
 
     Args:
-        folder: Where the file grows.
+        path: Where the file grows.
         limit: Most bytes.
         reserve: Bytes that must stay free on the volume.
         filename: The sender's name for it; text only.
     """
 
-    def __init__(self, folder: Path, *, limit: int, reserve: int, filename: str = "") -> None:
-        self.path = folder / f"{secrets.token_hex(16)}.part"
+    def __init__(self, path: Path, *, limit: int, reserve: int, filename: str = "") -> None:
+        self.path = path
         self.filename, self.size = filename, 0
         self._limit, self._reserve = limit, reserve
         self._digest = hashlib.sha256()
@@ -143,30 +141,16 @@ def check_room(folder: Path, size: int, reserve: int) -> None:
 
 
 class UploadDesk:
-    """Lets in a few uploads at a time and keeps their folder clean."""
+    """Lets in a few uploads at a time.
 
-    def __init__(self, settings: AppSettings) -> None:
-        self._settings = settings
+    Args:
+        settings: Limits.
+        new_part: Names a fresh `.part` file; what is left there by a crash is swept by the store.
+    """
+
+    def __init__(self, settings: AppSettings, new_part: Callable[[], Path]) -> None:
+        self._settings, self._new_part = settings, new_part
         self.active = 0
-
-    def prepare(self) -> None:
-        """Make the folder and sweep what earlier processes left, as long as nobody writes to it any more."""
-        folder = self._settings.upload_dir
-        folder.mkdir(parents=True, exist_ok=True)
-        self.sweep()
-
-    def sweep(self) -> int:
-        """Delete `.part` files that have not grown for `part_ttl_s`; returns how many."""
-        newest = time.time() - self._settings.part_ttl_s
-        removed = 0
-        for path in self._settings.upload_dir.glob("*.part"):
-            with contextlib.suppress(OSError):
-                if path.stat().st_mtime < newest:
-                    path.unlink()
-                    removed += 1
-        if removed:
-            log.info("stale uploads swept", files=removed)
-        return removed
 
     @contextmanager
     def seat(self) -> Iterator[None]:
@@ -217,10 +201,10 @@ class UploadDesk:
         if announced is not None:
             if announced > limit + FORM_OVERHEAD_BYTES:
                 raise too_large("An archive", limit)
-            await to_thread.run_sync(check_room, settings.upload_dir, announced, settings.min_free_bytes)
+            await to_thread.run_sync(check_room, settings.data_dir, announced, settings.min_free_bytes)
 
         def open_part(filename: str) -> PartFile:
-            part = PartFile(settings.upload_dir, limit=limit, reserve=settings.min_free_bytes, filename=filename)
+            part = PartFile(self._new_part(), limit=limit, reserve=settings.min_free_bytes, filename=filename)
             parts.append(part)
             return part
 

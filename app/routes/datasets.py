@@ -56,8 +56,10 @@ async def store_dataset(context: Context, upload: Upload) -> tuple[DatasetRecord
     operation_id="create_dataset",
     status_code=201,
     response_model=Dataset,
-    responses={200: {"model": Dataset, "description": "It was known already"}}
-    | problems(400, 408, 413, 415, 422, 503, 507),
+    responses={
+        200: {"model": Dataset, "description": "It was known already"},
+        **problems(400, 408, 413, 415, 422, 503, 507),
+    },
     openapi_extra=_BODY,
 )
 async def create_dataset(context: Ctx, request: Request, response: Response) -> Dataset:

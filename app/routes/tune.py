@@ -76,9 +76,9 @@ _BODY: dict[str, Any] = {
                 "Location": {"description": "The job", "schema": {"type": "string"}, "example": f"/jobs/{JOB_ID}"},
                 "Retry-After": {"description": "When to look, in seconds", "schema": {"type": "integer"}},
             },
-        }
-    }
-    | problems(400, 404, 408, 409, 413, 415, 422, 503, 507),
+        },
+        **problems(400, 404, 408, 409, 413, 415, 422, 503, 507),
+    },
     openapi_extra=_BODY,
 )
 async def tune(
