@@ -6,13 +6,15 @@ Exit codes: 0 it was told to stop; 1 it cannot start or go on; 2 a setting is wr
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import socket
 import sys
 
 from pydantic import ValidationError
 
 from app.settings import AppSettings
-from npt_core.errors import ConfigError, NPTError
+from npt_core.errors import ConfigError, NPTError, UnknownBackboneError
 
 FAILED, WRONG_SETTINGS = 1, 2
 
@@ -32,7 +34,7 @@ def main() -> int:
         return WRONG_SETTINGS
     except NPTError as error:
         sys.stderr.write(f"npt-service: {error.message}\n")
-        return WRONG_SETTINGS if isinstance(error, ConfigError) else FAILED
+        return WRONG_SETTINGS if isinstance(error, (ConfigError, UnknownBackboneError)) else FAILED
 
 
 def run(settings: AppSettings, listen_fd: int | None) -> int:
@@ -43,9 +45,12 @@ def run(settings: AppSettings, listen_fd: int | None) -> int:
     from app.listener import listen
     from app.server import serve
 
-    return serve(
-        settings, socket.socket(fileno=listen_fd) if listen_fd is not None else listen(settings.host, settings.port)
-    )
+    given = listen_fd is not None
+    code = serve(settings, socket.socket(fileno=listen_fd) if given else listen(settings.host, settings.port))
+    # A thread may still be loading weights; nobody waits for them any more, and it cannot be told.
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

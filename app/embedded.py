@@ -22,6 +22,7 @@ from app.listener import listen
 from app.settings import AppSettings
 from worker.broker import Broker, forget, resolve_broker
 from worker.folderlock import FolderLock
+from worker.logs import setup_logging
 from worker.supervise import Command, Restart, Supervisor
 
 WRONG_SETTINGS = 2  # exit code of a child, and of ours, that trying again cannot mend
@@ -75,6 +76,7 @@ def run_embedded(settings: AppSettings, console: Console | None = None) -> int:
     Raises:
         NPTError: it cannot start, or a part of it cannot be kept running.
     """
+    setup_logging(settings)
     console = console or Console(highlight=False, soft_wrap=True)
     keyring_of(settings)  # an open server on a public address is refused before anything is started
     data = settings.data_dir.resolve()

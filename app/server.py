@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import signal
 import socket
+from collections.abc import Sequence
 
 import uvicorn
 
 from app.listener import BACKLOG
 from app.main import create_app
 from app.settings import AppSettings
+from worker.logs import setup_logging
 
 # An open event stream would keep the server from ending; after this long what is still open is cut.
 DRAIN_S = 5
@@ -20,7 +22,13 @@ def serve(settings: AppSettings, listener: socket.socket) -> int:
 
     Returns:
         Exit code: 0, or 3 when the application could not start.
+
+    Raises:
+        ConfigError: a setting the server cannot start with.
+        UnknownBackboneError: an entry of NPT_BACKBONE or NPT_BACKBONES that names nothing.
     """
+    setup_logging(settings)
+    check_backbones(settings.backbone_entries)
     config = uvicorn.Config(
         create_app(settings),
         log_config=None,
@@ -37,3 +45,13 @@ def serve(settings: AppSettings, listener: socket.socket) -> int:
         signal.signal(number, lambda *_: None)
     server.run(sockets=[listener])
     return 0 if server.started else 3
+
+
+def check_backbones(entries: Sequence[str]) -> None:
+    """Refuse a misspelt backbone now rather than in the first request that asks for it."""
+    named = [entry for entry in entries if entry != "demo"]
+    if named:
+        from npt_core.clip.backbone import parse_backbone  # brings torch, which the demo's server loads later
+
+        for entry in named:
+            parse_backbone(entry)
