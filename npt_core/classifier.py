@@ -349,6 +349,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             header = json.loads(file.read(length))
     except (OSError, ValueError, RecursionError) as error:
         raise ArtefactError(f"{path.name} is no safetensors file: {type(error).__name__}.") from error
+    if not isinstance(header, dict):
+        raise ArtefactError(f"{path.name} is no safetensors file: its header is a {type(header).__name__}.")
     entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
     if len(entries) > MAX_TENSORS:
         raise ArtefactError(f"{path.name} holds {len(entries)} tensors; at most {MAX_TENSORS} are accepted.")
