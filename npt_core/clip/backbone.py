@@ -16,8 +16,9 @@ from npt_core.clip.image import ImageTower
 from npt_core.clip.loading import default_tokenizer, load_model
 from npt_core.clip.precision import DTYPES, cast_towers, resolve_device, resolve_precision
 from npt_core.clip.preprocess import PreprocessConfig
+from npt_core.clip.prompts import PromptBatch
 from npt_core.clip.specs import BackboneSpec, parse_backbone
-from npt_core.clip.text import PromptBatch, TextTower
+from npt_core.clip.text import TextTower
 from npt_core.clip.tokens import Tokenizer
 from npt_core.errors import FingerprintMismatchError, PromptError, PromptLengthError
 
@@ -80,7 +81,7 @@ class Backbone:
         self.context_length, self.image_size = self.text.context_length, self.image.image_size
         self.logit_scale = float(cast("torch.Tensor", model.logit_scale).detach().float().exp())
         self.text_path = "fast" if self.text.fast_refusal is None else "reference"
-        self.text_path_reason = self.text.fast_refusal or "causal, pooled at EOT, standard blocks: the short cut is exact"
+        self.text_path_reason = self.text.fast_refusal or "causal, pooled at EOT, standard blocks: exact here"
         tensors = [*model.parameters(), *model.buffers()]
         self.nbytes = sum(t.numel() * t.element_size() for t in tensors)
 
@@ -191,9 +192,9 @@ class Backbone:
         """
         if expected != self.fingerprint:
             raise FingerprintMismatchError(
-                f"{what} was made with weights or preprocessing of fingerprint {expected[:12]}…, but backbone {self.name!r} "
-                f"has {self.fingerprint[:12]}…: its scores would mean nothing. Configure the backbone it was made with, or "
-                "tune again on this one."
+                f"{what} was made with other weights or preprocessing (fingerprint {expected[:12]}…) than backbone "
+                f"{self.name!r} has ({self.fingerprint[:12]}…): its scores would mean nothing. Configure the backbone "
+                "it was made with, or tune again on this one."
             )
 
     def with_precision(self, precision: str) -> Backbone:

@@ -54,10 +54,10 @@ def read_state_dict(path: Path) -> tuple[State, bool]:
         ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise BackboneUnavailableError(
-            f"Checkpoint {path.name} cannot be read as safetensors, as a PyTorch state dict or as a TorchScript archive "
+            f"Checkpoint {path.name} cannot be read as safetensors, PyTorch state dict or TorchScript archive "
             f"({_first_line(error)}). It may be cut short: compare its size and hash with the source."
         ) from error
-    openai = _OPENAI_MARKS <= raw.keys()
+    openai = raw.keys() >= _OPENAI_MARKS
     state = _unwrap(raw, path)
     return {name: tensor for name, tensor in state.items() if name not in _NOT_WEIGHTS}, openai
 
@@ -66,12 +66,13 @@ def _read(path: Path) -> Mapping[str, Any]:
     with path.open("rb") as file:
         head = file.read(9)
     if head[8:] == b"{":
-        return load_file(path, device="cpu")
+        return cast("Mapping[str, Any]", load_file(path, device="cpu"))
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             scripted = any(name.endswith("/constants.pkl") for name in archive.namelist())
         if scripted:
-            return cast("Mapping[str, Any]", torch.jit.load(str(path), map_location="cpu").state_dict())
+            scripted_model = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+            return cast("Mapping[str, Any]", scripted_model.state_dict())
     loaded = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(loaded, Mapping):
         raise ValueError(f"it holds a {type(loaded).__name__}, not a state dict")
@@ -125,16 +126,17 @@ def load_into(model: nn.Module, state: State, *, arch: str, source: str) -> None
             faults.append(Fault(name, f"shape {found}, but {arch} has {wanted}"))
     if faults:
         likely = [a for a in architectures_like(state) if a != arch]
-        hint = f"The file looks like {' or '.join(likely[:4])}." if likely else "Name the architecture it was made with."
-        raise BackboneUnavailableError(f"Checkpoint {source} is no {arch}: {_summary(faults)}. {hint}", faults)
+        hint = f"The file looks like {' or '.join(likely[:4])}" if likely else "Name the architecture it was made with"
+        raise BackboneUnavailableError(f"Checkpoint {source} is no {arch}: {_summary(faults)}. {hint}.", faults)
     model.load_state_dict(state)
 
 
 def architectures_like(state: Mapping[str, torch.Tensor]) -> list[str]:
     """Architectures of open_clip whose sizes are those of a state dict (image towers of its own kind only)."""
     seen = _sizes_of_state(state)
-    names = open_clip.list_models()
-    return [] if seen is None else [name for name in names if _sizes_of_config(open_clip.get_model_config(name)) == seen]
+    if seen is None:
+        return []
+    return [name for name in open_clip.list_models() if _sizes_of_config(open_clip.get_model_config(name)) == seen]
 
 
 def _sizes_of_state(state: Mapping[str, torch.Tensor]) -> tuple[Any, ...] | None:

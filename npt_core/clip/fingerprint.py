@@ -1,7 +1,7 @@
 """One hash for everything that decides a feature: weights, architecture, preprocessing, tokenizer.
 
-It does not depend on the file format the weights came from (values are widened to fp32 first: the same numbers stored in
-fp16 and in fp32 are the same weights) nor on the precision they are computed in.
+It does not depend on the file the weights came from (values are widened to fp32 first: the same numbers stored in fp16
+and in fp32 are the same weights) nor on the precision they are computed in.
 """
 
 from __future__ import annotations
@@ -73,5 +73,5 @@ def _digest(tensor: torch.Tensor) -> bytes:
     tensor = tensor.detach().cpu().contiguous()
     wide = tensor.to(torch.float32) if tensor.is_floating_point() else tensor.to(torch.int64)
     digest = hashlib.sha256(f"{wide.dtype}{tuple(wide.shape)}".encode())
-    digest.update(memoryview(wide.reshape(-1).numpy()).cast("B") if wide.numel() else b"")
+    digest.update(wide.numpy().data)
     return digest.digest()

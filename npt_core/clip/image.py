@@ -138,8 +138,8 @@ class ImageTower:
         good = full.ndim == 4 and full.shape[0] == b and full.shape[-1] == self.d_vision
         if not good or not 1 <= full.shape[1] <= cast("int", self.depth):
             raise PromptError(
-                f"Visual prompts of shape {shape} do not fit backbone {self.name!r}; accepted are (n, {self.d_vision}), "
-                f"(1 to {self.depth}, n, {self.d_vision}), or (B, 1 to {self.depth}, n, {self.d_vision})."
+                f"Visual prompts of shape {shape} do not fit backbone {self.name!r}; accepted are "
+                f"(n, {self.d_vision}), (1 to {self.depth}, n, {self.d_vision}), or (B, 1 to {self.depth}, n, ...)."
             )
         return [layer.to(self.dtype) for layer in full.unbind(1)]
 

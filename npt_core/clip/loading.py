@@ -70,16 +70,16 @@ def _load_demo(spec: BackboneSpec, cache_dir: Path | None) -> LoadedModel:
     from npt_core.clip.demo.weights import load_demo_weights
 
     demo = load_demo_weights()
-    config: Mapping[str, Any] = demo.config.get("model_cfg", demo.config)
+    config = {key: value for key, value in demo.config.items() if key != "preprocess"}
     model = build_model(config)
     load_into(model, dict(demo.state_dict), arch="demo", source="of the demo")
-    preprocess = {"size": config["vision_cfg"]["image_size"], **demo.config.get("preprocess_cfg", {})}
+    preprocess = {"size": config["vision_cfg"]["image_size"], **demo.config["preprocess"]}
     return LoadedModel(
         model,
         config,
         PreprocessConfig.from_dict(preprocess),
         default_tokenizer(config),
-        "A small CLIP trained by this project on pictures it drew: shapes, digits and letters. It knows no photographs.",
+        "A small CLIP trained by this project on pictures it draws: shapes, digits, letters. It knows no photographs.",
         knows_photographs=False,
         trained_token_ids=frozenset(demo.trained_token_ids),
     )
@@ -156,7 +156,7 @@ def _config_of(arch: str) -> dict[str, Any]:
 def _refuse_early(name: str, config: Mapping[str, Any]) -> None:
     text = config["text_cfg"]
     if text.get("hf_model_name"):
-        reason = f"its text tower is the Hugging Face model {text['hf_model_name']}, which takes no prompt embeddings here"
+        reason = f"its text tower is the Hugging Face model {text['hf_model_name']}, which takes token ids only"
     elif text.get("embed_cls") or "multimodal_cfg" in config:
         reason = "it is a CoCa: a class token is appended behind the text and pooled there"
     else:
@@ -181,7 +181,7 @@ def _tokenizer(spec: BackboneSpec, model_name: str, config: Mapping[str, Any], c
         inner = open_clip.get_tokenizer(model_name, cache_dir=_text(cache_dir))
     except ImportError as error:
         raise BackboneUnavailableError(
-            f"Backbone {spec.name!r} needs a tokenizer from the package `transformers`; install it: pip install transformers."
+            f"Backbone {spec.name!r} needs a tokenizer of the package `transformers`: pip install transformers."
         ) from error
     except (OSError, RuntimeError, ValueError) as error:
         raise _unavailable(spec, cache_dir, error) from error
@@ -204,8 +204,9 @@ def _unavailable(spec: BackboneSpec, cache_dir: Path | None, error: BaseExceptio
     reason = " ".join(str(error).split())[:300] or type(error).__name__
     where = f"the folder {cache_dir}" if cache_dir else "the cache of the Hugging Face hub"
     return BackboneUnavailableError(
-        f"The weights of backbone {spec.name!r} are not on this machine and could not be downloaded ({reason}). Connect "
-        f"this machine once, or copy {where} from one that has them; or name a file as local:NAME=ARCH@FILE; or use `demo`."
+        f"The weights of backbone {spec.name!r} are not on this machine and could not be downloaded ({reason}). "
+        f"Connect this machine once, or copy {where} from one that has them; or name a file as local:NAME=ARCH@FILE; "
+        "or use `demo`."
     )
 
 

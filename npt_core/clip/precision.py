@@ -17,6 +17,7 @@ DTYPES = {
     "fp64": torch.float64,  # for parity tests
 }
 
+_MULTIPLYING = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.MultiheadAttention, Attention, AttentionPool2d)
 _MATRICES = {"text_projection", "proj", "query"}  # parameters of towers and poolers that are multiplied with
 
 
@@ -68,7 +69,7 @@ def cast_towers(model: nn.Module, precision: str) -> nn.Module:
     for module in model.modules():
         if type(module) is LayerNorm:
             module.__class__ = LayerNormFp32
-        whole = isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.MultiheadAttention | Attention | AttentionPool2d)
+        whole = isinstance(module, _MULTIPLYING)
         for name, parameter in module.named_parameters(recurse=False):
             if whole or name in _MATRICES:
                 parameter.data = parameter.data.to(dtype)

@@ -5,53 +5,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import replace
 from typing import Literal, cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
+from npt_core.clip.prompts import PromptBatch, in_chunks, replace_deep
+from npt_core.clip.text_fast import encode_fast, why_not_exact
 from npt_core.errors import PromptError, PromptLengthError, UnsupportedBackboneError
 
 Path = Literal["auto", "fast", "reference"]
 PATHS: tuple[Path, ...] = ("auto", "fast", "reference")
 _POOLING = ("argmax", "eos", "first", "last")
-
-
-@dataclass(frozen=True)
-class PromptBatch:
-    """Token embeddings of N prompts that begin alike; positions are not added yet.
-
-    Attributes:
-        prefix: (P, d_text) the same for all prompts, or (G, P, d_text) for each of G groups. P may be 0.
-        suffix: (N, S, d_text) what follows, padded; or (G, N, S, d_text).
-        eot_index: (N,) int64 on the CPU: position of EOT in prefix + suffix. What stands behind it is padding.
-        deep_ctx: (depth - 1, n, d_text) vectors that replace the n positions after the start token at the input of
-            blocks 1 .. depth - 1 (MaPLe, arXiv 2210.03117); they must lie in the prefix.
-        n_sos: Start tokens before the context: 1, or 0 for towers without one.
-    """
-
-    prefix: torch.Tensor
-    suffix: torch.Tensor
-    eot_index: torch.Tensor
-    deep_ctx: torch.Tensor | None = None
-    n_sos: int = 1
-
-    @property
-    def groups(self) -> int | None:
-        """G, or None where there are no groups."""
-        if self.prefix.ndim == 3:
-            return self.prefix.shape[0]
-        return self.suffix.shape[0] if self.suffix.ndim == 4 else None
-
-    @property
-    def N(self) -> int:  # noqa: N802 - the symbol of method.md
-        """Number of prompts in each group."""
-        return self.suffix.shape[-3]
 
 
 class TextTower:
@@ -86,12 +54,12 @@ class TextTower:
 
         self.context_length, self.d_text = self.positional_embedding.shape
         self.depth = len(self.blocks)
-        self.d = self.d_text
-        if self.projection is not None:
-            linear = isinstance(self.projection, nn.Linear)
-            self.d = int(self.projection.out_features if linear else self.projection.shape[1])
-        from npt_core.clip.text_fast import why_not_exact  # late: text_fast works on this class
-
+        if self.projection is None:
+            self.d = self.d_text
+        elif isinstance(self.projection, nn.Linear):
+            self.d = self.projection.out_features
+        else:
+            self.d = self.projection.shape[1]
         self.fast_refusal = why_not_exact(self)
 
     @property
@@ -102,7 +70,7 @@ class TextTower:
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Token embeddings of ids, without positions: (..., d_text) in fp32 (fp64 in an fp64 tower)."""
         with torch.no_grad():
-            return self.token_embedding(ids.to(self.device)).to(self._wide)
+            return cast("torch.Tensor", self.token_embedding(ids.to(self.device))).to(self._wide)
 
     def embedding_rms(self, trained_ids: Collection[int] | None = None) -> float:
         """Root mean square of the token table: of its trained rows only, where those are known."""
@@ -135,8 +103,6 @@ class TextTower:
         """
         self._check(batch, path, chunk)
         if path == "fast" or (path == "auto" and self.fast_refusal is None):
-            from npt_core.clip.text_fast import encode_fast
-
             raw = encode_fast(self, batch, chunk)
         else:
             raw = self._encode_reference(batch, chunk)
@@ -173,7 +139,7 @@ class TextTower:
             return self._reference_piece(replace(batch, prefix=prefix, suffix=suffix, eot_index=eot))
 
         raw = in_chunks(run, (prefix, suffix, eot), chunk)
-        return raw.unflatten(0, lead) if groups is not None else raw
+        return raw.view(*lead, -1) if groups is not None else raw
 
     def _reference_piece(self, batch: PromptBatch) -> torch.Tensor:
         """(M, P, d_text), (M, S, d_text) -> (M, d): the whole context of every prompt, padding included."""
@@ -218,8 +184,8 @@ class TextTower:
             raise PromptError(f"eot_index must lie in the suffix, positions {p} to {length - 1}; {shapes}.")
         if batch.N and int(batch.eot_index.max()) >= self.context_length:
             raise PromptLengthError(
-                f"Prompts of {int(batch.eot_index.max()) + 1} tokens do not fit into the {self.context_length} positions "
-                f"of backbone {self.name!r}; shorten names or context."
+                f"Prompts of {int(batch.eot_index.max()) + 1} tokens do not fit into the {self.context_length} "
+                f"positions of backbone {self.name!r}; shorten names or context."
             )
         if batch.deep_ctx is not None and (
             batch.deep_ctx.ndim != 3
@@ -231,29 +197,6 @@ class TextTower:
                 f"deep_ctx {tuple(batch.deep_ctx.shape)} does not fit: it needs at most {self.depth - 1} layers of at "
                 f"most {p - batch.n_sos} vectors of width {self.d_text}, inside the shared prefix."
             )
-
-
-def replace_deep(x: torch.Tensor, vectors: torch.Tensor, start: int) -> torch.Tensor:
-    """(M, L, d_text) hidden states with positions start .. start + n - 1 replaced by (n, d_text)."""
-    fresh = vectors.to(x.dtype).expand(x.shape[0], -1, -1)
-    return torch.cat([x[:, :start], fresh, x[:, start + fresh.shape[1] :]], dim=1)
-
-
-def in_chunks(
-    run: Callable[..., torch.Tensor], inputs: tuple[torch.Tensor, ...], chunk: int | None
-) -> torch.Tensor:
-    """`run` over pieces of the first axis of `inputs`, checkpointed while gradients are recorded; joined again."""
-    total = inputs[0].shape[0]
-    if chunk is None or chunk >= total:
-        return run(*inputs)
-    again = torch.is_grad_enabled()
-    pieces = []
-    for part in range(math.ceil(total / chunk)):
-        piece = tuple(t[part * chunk : (part + 1) * chunk] for t in inputs)
-        pieces.append(
-            checkpoint(run, *piece, use_reentrant=False, preserve_rng_state=False) if again else run(*piece)
-        )
-    return torch.cat(pieces)
 
 
 def why_no_prompts(tower: nn.Module) -> str | None:

@@ -14,6 +14,7 @@ activations need gradients.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,8 +25,10 @@ from open_clip.transformer import ResidualAttentionBlock
 from torch import nn
 from torch.nn import functional as F
 
+from npt_core.clip.prompts import PromptBatch, in_chunks, replace_deep
+
 if TYPE_CHECKING:
-    from npt_core.clip.text import PromptBatch, TextTower
+    from npt_core.clip.text import TextTower
 
 
 def why_not_exact(tower: TextTower) -> str | None:
@@ -48,53 +51,70 @@ def why_not_exact(tower: TextTower) -> str | None:
     return None
 
 
-@dataclass(frozen=True)
-class _Group:
-    """Prompts whose suffixes up to EOT have one length: rows start .. stop - 1 of the packed suffixes."""
-
-    start: int
-    stop: int
-    count: int
-    length: int
+_PACK_ROWS = 64  # rows of one pack; measured: 32 to 128 differ little, below and above both lose
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """How N padded suffixes of S positions are packed: sorted by length, nothing behind EOT."""
+    """How N padded suffixes are laid out: what is behind EOT is cut, neighbours share a pack of R rows.
 
-    rows: torch.Tensor  # (T,) which of the N * S padded rows
-    positions: torch.Tensor  # (T,) position of each row in the whole prompt
-    eot_rows: torch.Tensor  # (N,) packed row of each prompt's EOT, prompts in sorted order
-    back: torch.Tensor  # (N,) from sorted order to the order of the batch
-    groups: tuple[_Group, ...]
+    A pack is one call's worth of attention: its rows attend to the shared prefix and, through the mask, to the rows of
+    their own prompt. Few large calls beat many small ones, although the mask throws some products away.
+    """
+
+    packs: int  # m
+    rows: torch.Tensor  # (m R,) which of the N * S padded rows stands there; fillers repeat row 0
+    positions: torch.Tensor  # (m R,) position of each row in the whole prompt
+    mask: torch.Tensor  # m > 1: (m, 1, R, P + R); m = 1: (P + R, P + R), the prefix's own causal mask included
+    last_rows: torch.Tensor  # (m Q,) EOT rows of each pack, filled up to Q
+    last_mask: torch.Tensor  # m > 1: (m, 1, Q, P + R); m = 1: (Q, P + R)
+    back: torch.Tensor  # (N,) where in last_rows each prompt's EOT is
 
 
 @lru_cache(maxsize=32)
-def _plan(lengths: tuple[int, ...], s: int, p: int, device: torch.device) -> _Plan:
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    rows: list[int] = []
-    positions: list[int] = []
-    eot_rows: list[int] = []
-    groups: list[_Group] = []
-    for n in order:
-        length = lengths[n]
-        if groups and groups[-1].length == length:
-            last = groups[-1]
-            groups[-1] = _Group(last.start, last.stop + length, last.count + 1, length)
-        else:
-            groups.append(_Group(len(rows), len(rows) + length, 1, length))
-        rows.extend(range(n * s, n * s + length))
-        positions.extend(range(p, p + length))
-        eot_rows.append(len(rows) - 1)
-    back = torch.tensor(order, dtype=torch.int64).argsort()
-    as_index = (torch.tensor(v, dtype=torch.int64).to(device) for v in (rows, positions, eot_rows))
-    return _Plan(*as_index, back.to(device), tuple(groups))
+def _plan(lengths: tuple[int, ...], s: int, p: int, device: torch.device, dtype: torch.dtype) -> _Plan:
+    """Lay out prompts whose suffixes count `lengths` rows up to EOT, padded to `s`, behind a prefix of `p`."""
+    packs = _fill(lengths, _PACK_ROWS)
+    m, r = len(packs), max(sum(lengths[n] for n in pack) for pack in packs)
+    q = max(map(len, packs))
+    rows = torch.zeros(m, r, dtype=torch.int64)
+    positions = torch.full((m, r), min(p, p + s - 1), dtype=torch.int64)
+    last_rows = torch.zeros(m, q, dtype=torch.int64)
+    back = torch.zeros(len(lengths), dtype=torch.int64)
+    seen = torch.zeros(m, r, p + r, dtype=torch.bool)
+    seen[:, :, :p] = True
+    seen[:, :, p:] |= torch.eye(r, dtype=torch.bool)  # fillers must see something
+    for i, pack in enumerate(packs):
+        at = 0
+        for j, n in enumerate(pack):
+            here = slice(at, at + lengths[n])
+            rows[i, here] = torch.arange(n * s, n * s + lengths[n])
+            positions[i, here] = torch.arange(p, p + lengths[n])
+            seen[i, here, p + at : p + here.stop] = torch.ones(lengths[n], lengths[n], dtype=torch.bool).tril_()
+            at = here.stop
+            last_rows[i, j] = at - 1
+            back[n] = i * q + j
+    last_seen = seen.gather(1, last_rows[:, :, None].expand(-1, -1, p + r))
+    if m == 1:
+        causal = torch.ones(p, p, dtype=torch.bool).tril_()
+        top = torch.cat([causal, torch.zeros(p, r, dtype=torch.bool)], dim=1)
+        seen, last_seen = torch.cat([top, seen[0]]), last_seen[0]
+    else:
+        seen, last_seen = seen[:, None], last_seen[:, None]
+    offset = torch.arange(m)[:, None] * r
+    return _Plan(
+        m,
+        rows.flatten().to(device),
+        positions.flatten().to(device),
+        _additive(seen, dtype).to(device),
+        (last_rows + offset).flatten().to(device),
+        _additive(last_seen, dtype).to(device),
+        back.to(device),
+    )
 
 
 def encode_fast(tower: TextTower, batch: PromptBatch, chunk: int | None) -> torch.Tensor:
     """(N, d), or (G, N, d) with groups: raw features in the compute dtype. See `TextTower.encode_prompts`."""
-    from npt_core.clip.text import in_chunks
-
     groups, n = batch.groups, batch.N
     lengths = [int(i) - batch.prefix.shape[-2] + 1 for i in batch.eot_index.tolist()]
     suffix = batch.suffix
@@ -104,25 +124,44 @@ def encode_fast(tower: TextTower, batch: PromptBatch, chunk: int | None) -> torc
     prefix = batch.prefix if batch.prefix.ndim == 3 else batch.prefix[None]  # (G', P, d_text)
     suffix = suffix if suffix.ndim == 4 else suffix[None]  # (G' or 1, N', S, d_text)
 
-    total = len(lengths)
-    step = total if chunk is None else chunk
-    if step < total:  # neighbours in length together: fewer, fuller groups
-        order = sorted(range(total), key=lengths.__getitem__)
-    else:
-        order = list(range(total))
-    inverse = torch.tensor(order).argsort().to(suffix.device)
+    if chunk is None or chunk >= len(lengths):
+        raw = _encode(tower, prefix, suffix, lengths, batch.deep_ctx, batch.n_sos)  # (G', N', d)
+    else:  # prompts of one length in one chunk
+        order = torch.tensor(lengths).argsort(stable=True)
 
-    def run(index: torch.Tensor) -> torch.Tensor:
-        chosen = index.tolist()
-        part = suffix[:, index.to(suffix.device)] if step < total else suffix
-        picked = [lengths[i] for i in chosen]
-        return _encode(tower, prefix, part, picked, batch.deep_ctx, batch.n_sos).transpose(0, 1)
+        def run(index: torch.Tensor) -> torch.Tensor:
+            some, chosen = suffix[:, index.to(suffix.device)], [lengths[i] for i in index.tolist()]
+            return _encode(tower, prefix, some, chosen, batch.deep_ctx, batch.n_sos).transpose(0, 1)
 
-    raw = in_chunks(run, (torch.tensor(order, dtype=torch.int64),), chunk)  # (N', G', d)
-    raw = raw.index_select(0, inverse).transpose(0, 1) if step < total else raw.transpose(0, 1)
-    if groups is None:
-        return raw[0]
-    return raw.reshape(groups, n, -1)
+        sorted_raw = in_chunks(run, (order,), chunk)  # (N', G', d)
+        raw = sorted_raw[order.argsort().to(sorted_raw.device)].transpose(0, 1)
+    return raw[0] if groups is None else raw.reshape(groups, n, -1)
+
+
+def _fill(lengths: Sequence[int], aim: int) -> list[list[int]]:
+    """Prompts in packs of about `aim` rows, short ones together; of a few sizes, the one with the fewest fillers."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    total = sum(lengths)
+    most = max(1, round(total / aim))
+    slack = lengths[order[-1]] - 1
+    tries = [_fill_to(lengths, order, math.ceil(total / m) + slack) for m in range(most, most // 2, -1)[:6]]
+    return min(tries, key=lambda packs: len(packs) * max(sum(lengths[n] for n in pack) for pack in packs))
+
+
+def _fill_to(lengths: Sequence[int], order: Sequence[int], room: int) -> list[list[int]]:
+    packs: list[list[int]] = [[]]
+    used = 0
+    for n in order:
+        if packs[-1] and used + lengths[n] > room:
+            packs.append([])
+            used = 0
+        packs[-1].append(n)
+        used += lengths[n]
+    return packs
+
+
+def _additive(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, float("-inf"))
 
 
 def _encode(
@@ -134,82 +173,72 @@ def _encode(
     n_sos: int,
 ) -> torch.Tensor:
     """(G, P, d_text) and (G or 1, N, S, d_text) -> (G, N, d) raw."""
-    from npt_core.clip.text import replace_deep
-
     g, p = prefix.shape[:2]
-    plan = _plan(tuple(lengths), suffix.shape[-2], p, suffix.device)
-    packed = suffix.flatten(1, 2).index_select(1, plan.rows)  # (G or 1, T, d_text)
+    plan = _plan(tuple(lengths), suffix.shape[-2], p, suffix.device, tower.dtype)
+    packed = suffix.flatten(1, 2).index_select(1, plan.rows)  # (G or 1, m R, d_text)
     positions = tower.positional_embedding.index_select(0, plan.positions)
     packed = (packed + positions.to(packed.dtype)).to(tower.dtype)
-    x = torch.cat([tower.add_positions(prefix), packed.expand(g, -1, -1)], dim=1)  # (G, P + T, d_text)
+    x = torch.cat([tower.add_positions(prefix), packed.expand(g, -1, -1)], dim=1)  # (G, P + m R, d_text)
     for layer, block in enumerate(tower.blocks):
         if deep_ctx is not None and 1 <= layer <= deep_ctx.shape[0]:
             x = replace_deep(x, deep_ctx[layer - 1], n_sos)
-        block = cast("ResidualAttentionBlock", block)
-        x = _block(block, x, p, plan) if layer < tower.depth - 1 else _last_block(block, x, p, plan)
+        x = _block(cast("ResidualAttentionBlock", block), x, p, plan, last=layer == tower.depth - 1)
     return tower.project(x.index_select(1, plan.back))
 
 
-def _block(block: ResidualAttentionBlock, x: torch.Tensor, p: int, plan: _Plan) -> torch.Tensor:
-    """One residual block over the rows (G, P + T, d_text): prefix causal, suffixes to the prefix and themselves."""
+def _block(block: ResidualAttentionBlock, x: torch.Tensor, p: int, plan: _Plan, *, last: bool) -> torch.Tensor:
+    """One residual block: (G, P + m R, d_text) -> the same, or (G, m Q, d_text) at the EOT rows of the last block."""
     attention = cast("nn.MultiheadAttention", block.attn)
+    g, rows, width = x.shape
     heads = attention.num_heads
-    qkv = F.linear(block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias)
-    q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)  # each (G, H, P + T, d_head)
-    mixed = [F.scaled_dot_product_attention(q[:, :, :p], k[:, :, :p], v[:, :, :p], is_causal=True)] if p else []
-    mixed += _suffix_attention(q[:, :, p:], k, v, p, plan.groups)
-    out = torch.cat(mixed, dim=2).transpose(1, 2).flatten(2)  # (G, P + T, d_text)
-    x = x + block.ls_1(attention.out_proj(out))
-    return cast("torch.Tensor", x + block.ls_2(block.mlp(block.ln_2(x))))
-
-
-def _last_block(block: ResidualAttentionBlock, x: torch.Tensor, p: int, plan: _Plan) -> torch.Tensor:
-    """The last block, computed at EOT only: (G, P + T, d_text) -> (G, N, d_text), prompts in sorted order."""
-    attention = cast("nn.MultiheadAttention", block.attn)
-    heads, width = attention.num_heads, x.shape[-1]
     weight, bias = attention.in_proj_weight, attention.in_proj_bias
-    rows = plan.eot_rows + p
     normed = block.ln_1(x)
-    kv = F.linear(normed, weight[width:], None if bias is None else bias[width:])
-    k, v = kv.unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4)
-    q = F.linear(normed.index_select(1, rows), weight[:width], None if bias is None else bias[:width])
-    q = q.unflatten(-1, (heads, -1)).transpose(1, 2)  # (G, H, N, d_head)
-    out = torch.cat(_suffix_attention(q, k, v, p, plan.groups, eot_only=True), dim=2).transpose(1, 2).flatten(2)
-    x = x.index_select(1, rows) + block.ls_1(attention.out_proj(out))
+    if last:  # keys and values everywhere, a query only at EOT
+        at_eot = plan.last_rows + p
+        q = F.linear(normed.index_select(1, at_eot), weight[:width], None if bias is None else bias[:width])
+        q = q.view(g, -1, heads, width // heads)
+        kv = F.linear(normed, weight[width:], None if bias is None else bias[width:])
+        kv = kv.view(g, rows, 2, heads, width // heads)
+        x = x.index_select(1, at_eot)
+        mixed = _suffix_attention(q, kv, p, plan, plan.last_mask)
+    else:
+        qkv = F.linear(normed, weight, bias).view(g, rows, 3, heads, width // heads)
+        q, kv = qkv[:, :, 0], qkv[:, :, 1:]
+        if plan.packs == 1:
+            mixed = _suffix_attention(q, kv, p, plan, plan.mask)
+        else:
+            mixed = _suffix_attention(q[:, p:], kv, p, plan, plan.mask)
+            if p:
+                mixed = torch.cat([_attention(q[:, :p], kv[:, :p], None).flatten(2), mixed], dim=1)
+    x = x + block.ls_1(attention.out_proj(mixed))
     return cast("torch.Tensor", x + block.ls_2(block.mlp(block.ln_2(x))))
 
 
-def _suffix_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, p: int, groups: Sequence[_Group], *, eot_only: bool = False
-) -> list[torch.Tensor]:
-    """Attention of suffix rows to the shared prefix and to their own suffix.
+def _suffix_attention(q: torch.Tensor, kv: torch.Tensor, p: int, plan: _Plan, mask: torch.Tensor) -> torch.Tensor:
+    """Attention of suffix rows to the shared prefix and to their own prompt.
 
     Args:
-        q: (G, H, T, d_head) queries of all suffix rows, or (G, H, N, d_head) of the EOT rows alone.
-        k: (G, H, P + T, d_head).
-        v: Like k.
+        q: (G, rows, H, d_head): m packs of queries; with one pack, the prefix's may stand before them.
+        kv: (G, P + m R, 2, H, d_head) keys and values.
         p: P.
-        groups: The packed lengths.
-        eot_only: Which of the two q is.
+        plan: The layout.
+        mask: Its mask for these queries.
 
     Returns:
-        One (G, H, rows, d_head) for each group.
+        (G, rows, d_text).
     """
-    q = q * q.shape[-1] ** -0.5
-    shared = q @ k[:, :, :p].transpose(-1, -2)  # (G, H, rows, P)
-    out, at = [], 0
-    for group in groups:
-        queries = 1 if eot_only else group.length
-        rows = slice(at, at + group.count * queries)
-        at = rows.stop
-        keys = k[:, :, p + group.start : p + group.stop].unflatten(2, (group.count, group.length))
-        values = v[:, :, p + group.start : p + group.stop].unflatten(2, (group.count, group.length))
-        own = q[:, :, rows].unflatten(2, (group.count, queries)) @ keys.transpose(-1, -2)  # (G, H, n, queries, S)
-        if not eot_only:
-            own = own + torch.full_like(own[0, 0, 0], float("-inf")).triu_(1)
-        scores = torch.cat([shared[:, :, rows].unflatten(2, (group.count, queries)), own], dim=-1)
-        weights = scores.softmax(dim=-1, dtype=scores.dtype if scores.dtype is torch.float64 else torch.float32)
-        weights = weights.to(v.dtype)
-        mixed = (weights[..., p:] @ values).flatten(2, 3)  # (G, H, n * queries, d_head)
-        out.append(mixed + weights[..., :p].flatten(2, 3) @ v[:, :, :p] if p else mixed)
-    return out
+    g, m = q.shape[0], plan.packs
+    if m > 1:
+        own = kv[:, p:].reshape(g, m, -1, *kv.shape[2:])  # (G, m, R, 2, H, d_head)
+        shared = kv[:, None, :p].expand(-1, m, -1, -1, -1, -1)
+        kv = torch.cat([shared, own], dim=2).flatten(0, 1)  # (G m, P + R, ...): one small copy of the prefix a pack
+        q = q.reshape(g * m, -1, *q.shape[2:])
+        mask = mask.repeat(g, 1, 1, 1) if g > 1 else mask
+    mixed = _attention(q, kv, mask)
+    return mixed.reshape(g, -1, q.shape[2] * q.shape[3])
+
+
+def _attention(q: torch.Tensor, kv: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """(B, rows, H, d_head), (B, keys, 2, H, d_head) -> (B, rows, H, d_head); causal where there is no mask."""
+    q, k, v = (t.transpose(1, 2) for t in (q, kv[:, :, 0], kv[:, :, 1]))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None).transpose(1, 2)

@@ -11,8 +11,16 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import torch
 from torch.nn import functional as F
 
-from npt_core.clip.text import PromptBatch
-from npt_core.errors import ConfigError, DuplicatePromptError, Fault, PromptError, PromptLengthError, UnsupportedBackboneError
+from npt_core.clip.prompts import PromptBatch
+from npt_core.data.labels import prompt_name as prompt_name
+from npt_core.errors import (
+    ConfigError,
+    DuplicatePromptError,
+    Fault,
+    PromptError,
+    PromptLengthError,
+    UnsupportedBackboneError,
+)
 
 if TYPE_CHECKING:
     from npt_core.clip.text import TextTower
@@ -98,22 +106,20 @@ def _canonicalize(text: str) -> str:
     return str(canonicalize_text(basic_clean(text)))
 
 
-def prompt_name(label: str) -> str:
-    """A label as words: `_` reads as a space, nothing else changes."""
-    return label.replace("_", " ")
-
-
 class ClassLike(Protocol):
     """Anything that names a class: what data sets and configs hand over."""
 
     @property
-    def label(self) -> str: ...
+    def label(self) -> str:
+        """Identity, exactly as in the data set."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The words used in prompts."""
 
     @property
-    def phrasings(self) -> tuple[str, ...]: ...
+    def phrasings(self) -> tuple[str, ...]:
+        """All the ways to say it, at least one."""
 
 
 @dataclass(frozen=True)
