@@ -378,8 +378,9 @@ class Trainer:
         if method.has_text_features and not method.text_depends_on_image:
             text = method.encode_text()
         elif method.has_text_features:
-            rows = torch.linspace(0, len(self.data.labels) - 1, min(GEOMETRY_IMAGES, len(self.data.labels)))
-            batch = self.data.batch(rows.long().to(self.data.labels.device), torch.zeros_like(rows).long())
+            n, device = len(self.data.labels), self.data.labels.device
+            rows = torch.linspace(0, n - 1, min(GEOMETRY_IMAGES, n), device=device).long()
+            batch = self.data.batch(rows, torch.zeros_like(rows))
             text, labels = method(batch).text_features, batch.labels
         return geometry(text, means, scale=method.scale, labels=labels, within=self.within)
 
