@@ -46,7 +46,8 @@ def run(settings: AppSettings, listen_fd: int | None) -> int:
     from app.server import serve
 
     given = listen_fd is not None
-    code = serve(settings, socket.socket(fileno=listen_fd) if given else listen(settings.host, settings.port))
+    with socket.socket(fileno=listen_fd) if given else listen(settings.host, settings.port) as listener:
+        code = serve(settings, listener)
     # A thread may still be loading weights; nobody waits for them any more, and it cannot be told.
     logging.shutdown()
     sys.stdout.flush()

@@ -51,7 +51,7 @@ def check_backbones(entries: Sequence[str]) -> None:
     """Refuse a misspelt backbone now rather than in the first request that asks for it."""
     named = [entry for entry in entries if entry != "demo"]
     if named:
-        from npt_core.clip.backbone import parse_backbone  # brings torch, which the demo's server loads later
+        from npt_core.clip import parse_backbone  # brings torch, which the demo's server loads later
 
         for entry in named:
             parse_backbone(entry)
