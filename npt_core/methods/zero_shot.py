@@ -21,14 +21,7 @@ if TYPE_CHECKING:
 PHOTO_TEMPLATES = ("a photo of a {}.",)
 """The one template CLIP's authors name as the default, and CoOp starts from."""
 
-TEMPLATE_POOL = (
-    "a photo of a {}.",
-    "a picture of a {}.",
-    "an image of a {}.",
-    "a drawing of a {}.",
-    "a small picture of a {}.",
-    "a {}.",
-)
+TEMPLATE_POOL = ("a photo of a {}.", "a picture of a {}.", "a drawing of a {}.", "{}")
 """Candidates for a backbone that was trained on few words: those it knows are averaged."""
 
 

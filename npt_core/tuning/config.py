@@ -17,6 +17,11 @@ MAX_DEFAULT_STEPS = 4_000
 
 MIN_DEFAULT_EPOCHS = 5
 
+DEFAULT_VIEWS = 4
+MANY_IMAGES = 8_000
+"""Crops help where images are few, and each one costs an encoding: by default no more views in all than this, until
+there is one view an image."""
+
 
 @dataclass(frozen=True)
 class TuneConfig(Settings):
@@ -36,7 +41,12 @@ class TuneConfig(Settings):
     epochs: int | None = setting(None, ge=1, le=10_000, doc="Passes over the images; null: by images a class.")
     batch_size: int | None = setting(None, ge=1, le=4096, doc="Images a step; null: the method's (32 for CoOp).")
     lr: float | None = setting(None, gt=0, le=100, doc="Learning rate after warm-up; null: the method's.")
-    views: int = setting(4, ge=1, le=64, doc="Views of each image to tune on: the plain one and random crops of it.")
+    views: int | None = setting(
+        None,
+        ge=1,
+        le=64,
+        doc="Views of each image to tune on: the plain one and crops of it; null: by number of images.",
+    )
     seed: int = setting(0, ge=0, le=2**53, doc="Seed of the training: initial context, order of images and views.")
     sampling_seed: int = setting(0, ge=0, le=2**53, doc="Seed of what is sampled: shots and the held-out part.")
     class_names: Mapping[str, str] = setting({}, max_length=100_000, doc="Folder name to the name used in prompts.")
@@ -106,6 +116,13 @@ class TuneConfig(Settings):
         """Return the SHA-256 of the canonical config: equal for configs that mean the same."""
         text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def resolve_views(config: TuneConfig, num_images: int) -> int:
+    """Return how many views of each of `num_images` training images are tuned on."""
+    if config.views is not None:
+        return config.views
+    return max(1, min(DEFAULT_VIEWS, MANY_IMAGES // max(1, num_images)))
 
 
 @dataclass(frozen=True)

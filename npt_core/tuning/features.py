@@ -29,6 +29,9 @@ DECODE_THREADS = 2
 BATCH_CPU = 32
 BATCH_ACCELERATOR = 128
 
+CACHE_READ = 2048
+"""Images asked for in one call of a cache."""
+
 POOLED = "pooled"
 TOKENS = "tokens"
 
@@ -162,119 +165,108 @@ def encode_dataset(
     report = progress or (lambda encoded, cached: None)
     outputs = (POOLED, TOKENS) if with_tokens else (POOLED,)
     samples = [dataset.samples[index] for index in sample_indices]
-    found: dict[str, Array] = {}
-    keys = {
-        (sample.sha256, view, output): feature_key(backbone, sample.sha256, view, output)
-        for sample in samples
-        for view in range(views)
-        for output in outputs
-    }
+    # By content: an image that is there twice is encoded once.
+    distinct = {sample.sha256: sample for sample in samples}
+    table = _Table(backbone, list(distinct), views, outputs)
     if cache is not None:
-        found.update(cache.get_many(list(keys.values())))
-    missing: dict[str, tuple[Sample, list[int]]] = {}  # by content: an image that is there twice is encoded once
-    for sample in samples:
-        need = [v for v in range(views) if any(keys[sample.sha256, v, output] not in found for output in outputs)]
-        if need:
-            missing.setdefault(sample.sha256, (sample, need))
-    cached = len({(sample.sha256, v) for sample in samples for v in range(views)}) - sum(
-        len(need) for _, need in missing.values()
-    )
+        table.read(cache)
+    missing = [(sample, need) for sha256, sample in distinct.items() if (need := table.missing(sha256))]
+    cached = len(distinct) * views - sum(len(need) for _, need in missing)
     report(0, cached)
     control.check()
-    worker = _Encoder(backbone, outputs, keys, found, cache, report)
     bad: dict[str, Fault] = {}
     batch = BATCH_CPU if backbone.device.type == "cpu" else BATCH_ACCELERATOR
+    queue: list[tuple[str, int, Tensor]] = []
+    encoded = 0
+
+    def encode(size: int) -> None:
+        nonlocal encoded, queue
+        part, queue = queue[:size], queue[size:]
+        fresh = table.encode(part)
+        if cache is not None:
+            cache.put_many(fresh)
+        encoded += len(part)
+        report(len(part), 0)
+        control.check()
+
+    def decode(job: tuple[Sample, list[int]]) -> list[Tensor] | Fault:
+        return _decode(backbone, dataset, *job)
+
     with ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="decode") as pool:
-
-        def decode(job: tuple[Sample, list[int]]) -> list[Tensor] | Fault:
-            return _decode(backbone, dataset, *job)
-
-        for (sample, need), pixels in _ahead(pool, list(missing.values()), decode, window=2 * batch // views + 2):
+        for (sample, need), pixels in _ahead(pool, missing, decode, window=2 * batch // views + 2):
             control.check()
             if isinstance(pixels, Fault):
                 bad[sample.sha256] = pixels
                 continue
-            for view, one in zip(need, pixels, strict=True):
-                worker.add((sample.sha256, view), one)
-            while worker.waiting >= batch:
-                worker.run(batch)
-                control.check()
-        while worker.waiting:
-            worker.run(batch)
-            control.check()
-    return _gather(dataset, sample_indices, views, outputs, keys, found, bad, worker.encoded, cached)
-
-
-@dataclass
-class _Encoder:
-    """Collects pixels, encodes them in batches, tells the cache."""
-
-    backbone: Backbone
-    outputs: Sequence[str]
-    keys: dict[tuple[str, int, str], str]
-    found: dict[str, Array]
-    cache: FeatureCache | None
-    report: Callable[[int, int], None]
-    encoded: int = 0
-    queue: list[tuple[tuple[str, int], Tensor]] = field(default_factory=list)
-
-    @property
-    def waiting(self) -> int:
-        return len(self.queue)
-
-    def add(self, which: tuple[str, int], pixels: Tensor) -> None:
-        self.queue.append((which, pixels))
-
-    def run(self, batch: int) -> None:
-        part, self.queue = self.queue[:batch], self.queue[batch:]
-        pixels = torch.stack([one for _, one in part]).to(self.backbone.device)
-        fresh: dict[str, Array] = {}
-        for output in self.outputs:
-            values = encode_pixels(self.backbone, pixels, output).numpy()
-            for ((sha256, view), _), value in zip(part, values, strict=True):
-                fresh[self.keys[sha256, view, output]] = value.copy()
-        self.found.update(fresh)
-        if self.cache is not None:
-            self.cache.put_many(fresh)
-        self.encoded += len(part)
-        self.report(len(part), 0)
-
-
-def _gather(
-    dataset: Dataset,
-    sample_indices: Sequence[int],
-    views: int,
-    outputs: Sequence[str],
-    keys: dict[tuple[str, int, str], str],
-    found: dict[str, Array],
-    bad: dict[str, Fault],
-    encoded: int,
-    cached: int,
-) -> FeatureSet:
+            queue.extend((sample.sha256, view, one) for view, one in zip(need, pixels, strict=True))
+            while len(queue) >= batch:
+                encode(batch)
+        while queue:
+            encode(batch)
     position = {label: number for number, label in enumerate(dataset.labels)}
-    kept = [index for index in sample_indices if dataset.samples[index].sha256 not in bad]
-    faults = [
-        Fault(shown(dataset.samples[index].path), bad[dataset.samples[index].sha256].message)
-        for index in sample_indices
-        if dataset.samples[index].sha256 in bad
-    ]
-
-    def stack(output: str) -> Tensor:
-        rows = [
-            np.stack([found[keys[dataset.samples[index].sha256, view, output]] for view in range(views)])
-            for index in kept
-        ]
-        return torch.from_numpy(np.stack(rows)).float() if rows else torch.zeros(0, views, 0)
-
+    kept = [index for index, sample in zip(sample_indices, samples, strict=True) if sample.sha256 not in bad]
+    hashes = [dataset.samples[index].sha256 for index in kept]
     return FeatureSet(
         indices=kept,
-        features=stack(POOLED),
-        tokens=stack(TOKENS) if TOKENS in outputs else None,
+        features=table.rows(POOLED, hashes),
+        tokens=table.rows(TOKENS, hashes) if with_tokens else None,
         labels=torch.tensor([position[dataset.samples[index].label] for index in kept], dtype=torch.int64),
         encoded=encoded,
         cached=cached,
-        bad=faults,
+        bad=[Fault(shown(sample.path), bad[sample.sha256].message) for sample in samples if sample.sha256 in bad],
     )
+
+
+class _Table:
+    """Features of distinct images by (image, view), in one block of memory for each output."""
+
+    def __init__(self, backbone: Backbone, hashes: Sequence[str], views: int, outputs: Sequence[str]) -> None:
+        self.backbone, self.views, self.outputs = backbone, views, outputs
+        self.row = {sha256: number for number, sha256 in enumerate(hashes)}
+        self.blocks: dict[str, Tensor] = {}
+        self.known = {output: np.zeros((len(hashes), views), dtype=bool) for output in outputs}
+
+    def _put(self, output: str, sha256: str, view: int, value: Tensor) -> None:
+        if output not in self.blocks:  # its shape is known from the first value
+            self.blocks[output] = torch.zeros(len(self.row), self.views, *value.shape)
+        self.blocks[output][self.row[sha256], view] = value
+        self.known[output][self.row[sha256], view] = True
+
+    def read(self, cache: FeatureCache) -> None:
+        """Take what the cache has, some thousand keys at a time."""
+        hashes = list(self.row)
+        for start in range(0, len(hashes), CACHE_READ):
+            keys = {
+                feature_key(self.backbone, sha256, view, output): (output, sha256, view)
+                for sha256 in hashes[start : start + CACHE_READ]
+                for view in range(self.views)
+                for output in self.outputs
+            }
+            for key, value in cache.get_many(list(keys)).items():
+                self._put(*keys[key], torch.from_numpy(np.array(value, dtype=np.float32)))
+
+    def missing(self, sha256: str) -> list[int]:
+        """Return the views of an image that must be encoded."""
+        row = self.row[sha256]
+        return [view for view in range(self.views) if not all(self.known[o][row, view] for o in self.outputs)]
+
+    def encode(self, part: Sequence[tuple[str, int, Tensor]]) -> dict[str, Array]:
+        """Encode (image, view, pixels), keep the features and return them by cache key."""
+        pixels = torch.stack([one for _, _, one in part]).to(self.backbone.device)
+        fresh: dict[str, Array] = {}
+        for output in self.outputs:
+            for (sha256, view, _), value in zip(part, encode_pixels(self.backbone, pixels, output), strict=True):
+                self._put(output, sha256, view, value)
+                fresh[feature_key(self.backbone, sha256, view, output)] = value.numpy().copy()
+        return fresh
+
+    def rows(self, output: str, hashes: Sequence[str]) -> Tensor:
+        """Return (n, V, ...) features of images in the given order."""
+        block = self.blocks.get(output)
+        if block is None or not hashes:
+            return torch.zeros(len(hashes), self.views, 0)
+        order = [self.row[sha256] for sha256 in hashes]
+        return block if order == list(range(len(block))) else block[order]
 
 
 class PixelSource:

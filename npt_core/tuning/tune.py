@@ -21,7 +21,7 @@ from npt_core.errors import ConfigError, Fault, IncompatibleError
 from npt_core.methods import ImageBatch, ImageInput, Method, get_method
 from npt_core.report import Report
 from npt_core.tuning.checkpoint import Checkpointer
-from npt_core.tuning.config import Schedule, TuneConfig
+from npt_core.tuning.config import Schedule, TuneConfig, resolve_views
 from npt_core.tuning.control import CheckpointStore, Control, GoOn, ProgressSink
 from npt_core.tuning.evaluate import metrics, paired
 from npt_core.tuning.features import FeatureCache, FeatureSet, MemoryFeatureCache, PixelSource, encode_dataset
@@ -210,6 +210,7 @@ class _Tuning:
         """Encode what the plan needs; unreadable images are left out and the plan is made again without them."""
         while True:
             self.plan = plan_evaluation(self.dataset, self.config)
+            self.views = resolve_views(self.config, len(self.plan.trained_on))
             views, bad = self._encode_plan(self.plan)
             if not bad:
                 self.counters["images_cached"] = max(0, self._distinct_views - self.counters["images_encoded"])
@@ -249,7 +250,7 @@ class _Tuning:
     @property
     def _trained_views(self) -> int:
         """Views of training images to encode: for methods on pixels only the plain one, for the baseline."""
-        return 1 if self.method_class.image_input is ImageInput.PIXELS else self.config.views
+        return 1 if self.method_class.image_input is ImageInput.PIXELS else self.views
 
     def _encode_part(self, indices: Sequence[int], views: int) -> FeatureSet:
         def told(encoded: int, cached: int) -> None:
@@ -356,10 +357,10 @@ class _Tuning:
         pixels = None
         if self.method_class.image_input is ImageInput.PIXELS:
             pixels = PixelSource(self.backbone, self.dataset, indices)
-            data = TrainData(labels, self.config.views, pixels=pixels)
+            data = TrainData(labels, self.views, pixels=pixels)
         else:
             tokens = None if views.tokens is None else views.tokens[rows]
-            data = TrainData(labels, self.config.views, views.features[rows], tokens)
+            data = TrainData(labels, self.views, views.features[rows], tokens)
         method = self._new_method()
         trainer = Trainer(
             method,
@@ -473,7 +474,7 @@ class _Tuning:
                 "epochs": outcome.result.geometry,
             },
             history=outcome.result.history,
-            config={**self.config.to_dict(), "schedule": schedule.to_dict()},
+            config={**self.config.to_dict(), "schedule": {**schedule.to_dict(), "views": self.views}},
             dataset=self._describe_dataset(plan),
             backbone={name: getattr(self.backbone, name) for name in ("name", "fingerprint", "precision")},
             warnings=self.warnings,

@@ -218,7 +218,12 @@ def test_more_classes_than_dimensions_and_classes_missing_from_a_batch(
 ) -> None:
     counts = {f"thing number {i}": 1 for i in range(backbone.d + 3)}
     result = run(
-        Dataset.from_folder(write_folder(tmp_path, counts, side=16)), backbone, method, regularizer, batch_size=4, epochs=1
+        Dataset.from_folder(write_folder(tmp_path, counts, side=16)),
+        backbone,
+        method,
+        regularizer,
+        batch_size=4,
+        epochs=1,
     )
     assert all(torch.isfinite(tensor).all() for tensor in result.classifier.tensors().values())
 

@@ -76,7 +76,7 @@ def test_gradients_agree_with_finite_differences(center: bool, conditional: bool
     means = draw(4, 6, seed=5).double().requires_grad_()
     labels = torch.tensor([1, 3]) if conditional else None
 
-    # The losses compute in float32, too coarse for a numeric derivative: check their float64 twin through the same code.
+    # The losses compute in float32, too coarse for a numeric derivative: check them in float64 through the same code.
     def total(t: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(torch.Tensor, "float", lambda self: self)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from npt_core.errors import ConfigError, IncompatibleError
-from npt_core.tuning.config import MAX_DEFAULT_STEPS, Schedule, TuneConfig
+from npt_core.tuning.config import DEFAULT_VIEWS, MAX_DEFAULT_STEPS, Schedule, TuneConfig, resolve_views
 
 
 def test_defaults_are_filled_in() -> None:
@@ -101,3 +101,9 @@ def test_json_schema_lists_methods_and_regularisers() -> None:
     properties = TuneConfig.json_schema()["properties"]
     assert "coop" in properties["method"]["enum"]
     assert {"none", "npt"} <= set(properties["regularizer"]["anyOf"][0]["enum"])
+
+
+def test_views_are_many_for_few_images_and_one_for_many() -> None:
+    assert resolve_views(TuneConfig(), 160) == DEFAULT_VIEWS
+    assert resolve_views(TuneConfig(), 60_000) == 1
+    assert resolve_views(TuneConfig(views=7), 60_000) == 7

@@ -36,9 +36,7 @@ def test_metrics_equal_sklearn(num_classes: int, n: int, seed: int) -> None:
     predicted, classes = logits.argmax(1).numpy(), list(range(num_classes))
     assert found["accuracy"] == pytest.approx((predicted == labels.numpy()).mean())
     assert found["confusion"] == confusion_matrix(labels, predicted, labels=classes).tolist()
-    precision, recall, f1, support = precision_recall_fscore_support(
-        labels, predicted, labels=classes, zero_division=0
-    )
+    precision, recall, f1, support = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
     for k, entry in enumerate(found["per_class"]):
         assert entry["support"] == support[k]
         assert (entry["precision"] or 0) == pytest.approx(precision[k])

@@ -207,8 +207,8 @@ def test_a_killed_stage_resumes_from_the_last_timed_checkpoint(backbone: Any) ->
 
 def test_a_foreign_or_broken_checkpoint_is_ignored(backbone: Any) -> None:
     store = MemoryCheckpointStore()
+    keeper = Checkpointer(store, "key")
     with pytest.raises(Drained):
-        keeper = Checkpointer(store, "key")
         trainer(make(get_method("coop"), backbone), backbone, checkpointer=keeper, control=StopAt(6, Drained)).run()
     good = store.data
     assert good is not None

@@ -72,9 +72,7 @@ def test_metrics_come_from_a_prompt_that_had_not_seen_the_images(dataset: Datase
     samples = [s for s in dataset.samples if s.path in measured]
     pixels = torch.stack([backbone.load_pixels(dataset.open_image(s, target=32)) for s in samples])
     scores = kept.classifier.predict(backbone.encode_images(pixels))
-    right = [
-        scores.labels[k] == s.label for k, s in zip(scores.probabilities.argmax(1).tolist(), samples, strict=True)
-    ]
+    right = [scores.labels[k] == s.label for k, s in zip(scores.probabilities.argmax(1).tolist(), samples, strict=True)]
     assert sum(right) / len(right) == kept.report.metrics["tuned"]["accuracy"]
 
 
@@ -218,9 +216,7 @@ def test_a_drained_tuning_resumes_to_the_same_bits(backbone: Any, tmp_path: Path
     for at in range(count.looks, 1, -(count.looks // 5)):
         store = MemoryCheckpointStore()
         with pytest.raises(Drained):
-            tune(
-                dataset, config, backbone=backbone, cache=cache, control=StopAt(at, Drained), checkpoints=store
-            )
+            tune(dataset, config, backbone=backbone, cache=cache, control=StopAt(at, Drained), checkpoints=store)
         again = tune(dataset, config, backbone=backbone, cache=cache, checkpoints=store)
         assert torch.equal(again.classifier.method.ctx, expected.classifier.method.ctx)
         assert again.report.metrics == expected.report.metrics
@@ -252,9 +248,7 @@ def test_a_parent_is_where_it_starts(dataset: Dataset, backbone: Any) -> None:
     with pytest.raises(ConfigError, match="was not given"):
         tune(dataset, config, backbone=backbone)
     with pytest.raises(IncompatibleError, match="do not fit"):
-        tune(
-            dataset, TuneConfig(**QUICK, parent="m", method_config={"n_ctx": 8}), backbone=backbone, parent=parent
-        )
+        tune(dataset, TuneConfig(**QUICK, parent="m", method_config={"n_ctx": 8}), backbone=backbone, parent=parent)
 
 
 def test_another_precision_than_asked_for_is_said(dataset: Dataset, backbone: Any) -> None:
