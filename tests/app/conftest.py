@@ -16,8 +16,11 @@ from tests.support.redis_server import RedisServer
 
 @pytest.fixture(scope="session", autouse=True)
 def quiet_logs() -> None:
-    """Log lines through the standard library, where pytest catches them."""
-    structlog.configure(logger_factory=structlog.stdlib.LoggerFactory())
+    """Log lines through the standard library, where pytest catches them, and without pictures of tracebacks."""
+    structlog.configure(
+        processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -58,4 +61,11 @@ def make_settings(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisS
 def api(make_settings: Callable[..., AppSettings], towers: tuple[str, str]) -> Iterator[Api]:
     """An open server on loopback with two tiny backbones."""
     with running_api(make_settings(backbone=towers[0], backbones=(towers[1],))) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def plain(make_settings: Callable[..., AppSettings]) -> Iterator[Api]:
+    """An open server of which no tower is ever asked, so that torch stays away."""
+    with running_api(make_settings(backbone="demo")) as running:
         yield running
