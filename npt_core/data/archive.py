@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from npt_core.data.checks import Checked, Limits, Verdict, check_records, decode_name
 from npt_core.data.directory import Record, find_directory, read_records
@@ -23,6 +23,9 @@ from npt_core.errors import ArchiveError, ArchiveTooLargeError, Fault
 __all__ = ["DamagedEntryError", "Entry", "Limits", "SafeArchive"]
 
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError, UnicodeDecodeError)
+
+
+_PIECE = 1024**2
 
 
 class DamagedEntryError(ArchiveError):
@@ -136,7 +139,7 @@ class SafeArchive:
             with self._lock:  # zipfile counts its open files without a lock
                 stream = self._zip.open(probe)
             try:
-                data = stream.read(declared + 1)
+                data = _read_all(stream, declared + 1)
             finally:
                 with self._lock:
                     stream.close()
@@ -225,6 +228,18 @@ def _open_zip(
         file.close()
         raise ArchiveError("The zip is damaged: its directory can be read in two ways. Make it again.")
     return file, {item.path: infos[item.position] for item in checked if not item.is_folder}
+
+
+def _read_all(stream: IO[bytes], limit: int) -> bytes:
+    """At most `limit` bytes, a piece at a time: asked for all at once, zipfile holds a large file three times."""
+    first = stream.read(min(limit, _PIECE))
+    if len(first) < _PIECE or len(first) == limit:
+        return first
+    pieces, missing = [first], limit - len(first)
+    while missing and (piece := stream.read(min(missing, _PIECE))):
+        pieces.append(piece)
+        missing -= len(piece)
+    return b"".join(pieces)
 
 
 def _damaged(path: str, message: str) -> DamagedEntryError:

@@ -100,7 +100,7 @@ def check_records(records: Sequence[Record], limits: Limits, directory_offset: i
     paths: dict[str, str] = {}
     for index, record in enumerate(records):
         name = decode_name(record)
-        path = shown(name if name is not None else record.name.decode("utf-8", "backslashreplace"))
+        path = _shown_name(record)
         fault = _name_fault(record, name) or _kind_fault(record)
         if fault is not None or name is None:
             verdict.hostile.add(path, fault or "")
@@ -117,14 +117,14 @@ def check_records(records: Sequence[Record], limits: Limits, directory_offset: i
                 continue
             paths[key] = clean
         checked.append(Checked(clean, record, index, is_folder))
-    _check_overlaps(records, directory_offset, verdict.hostile)
+    overlapping = _overlapping(records, directory_offset, verdict.hostile)
     total = sum(record.size for record in records)
     if total > limits.total_bytes:
         verdict.over_limit.add(
             ARCHIVE_PATH,
             f"unpacks to {total:,} bytes; {limits.total_bytes:,} are accepted in all: send fewer or smaller pictures",
         )
-    return checked, verdict
+    return [item for item in checked if item.position not in overlapping], verdict
 
 
 def _name_fault(record: Record, name: str | None) -> str | None:
@@ -165,12 +165,18 @@ def _duplicate_fault(path: str, first: str) -> str:
     return f"the name differs from {shown(first)} only by case or accents' encoding: rename one"
 
 
-def _check_overlaps(records: Sequence[Record], directory_offset: int, hostile: FaultLog) -> None:
-    """Two entries that share bytes are how a small file unpacks to petabytes."""
-    order = sorted(range(len(records)), key=lambda i: records[i].offset)
+def _overlapping(records: Sequence[Record], directory_offset: int, hostile: FaultLog) -> set[int]:
+    """Positions of entries that share bytes with the next one, which is how a small file unpacks to petabytes."""
+    order = sorted(range(len(records)), key=lambda position: records[position].offset)
+    found = set()
     for here, after in zip(order, [*order[1:], None], strict=False):
         limit = directory_offset if after is None else records[after].offset
         if records[here].least_end > limit:
-            path = shown(records[here].name.decode("utf-8", "backslashreplace"))
-            other = "the directory" if after is None else shown(records[after].name.decode("utf-8", "backslashreplace"))
-            hostile.add(path, f"its bytes overlap those of {other}; make the zip again")
+            found.add(here)
+            other = "the directory" if after is None else _shown_name(records[after])
+            hostile.add(_shown_name(records[here]), f"its bytes overlap those of {other}; make the zip again")
+    return found
+
+
+def _shown_name(record: Record) -> str:
+    return shown(record.name.decode("utf-8", "backslashreplace"))

@@ -16,7 +16,7 @@ from PIL import Image
 from npt_core.data import manifest as manifests
 from npt_core.data.archive import SafeArchive, hostile_error
 from npt_core.data.checks import Limits
-from npt_core.data.faults import FaultLog
+from npt_core.data.faults import ARCHIVE_PATH, FaultLog
 from npt_core.data.images import decode_image
 from npt_core.data.ingest import ProgressCallback, Sample, Stoppable, inspect_files, keep_learnable
 from npt_core.data.labels import ClassInfo
@@ -117,9 +117,9 @@ class Dataset:
             if hostile_allowed:
                 faults.merge(source.faults)
             kept, prompts = keep_learnable(samples, layout.classes.values(), faults)
-        except DatasetError as error:
+        except (DatasetError, ArchiveError) as error:
             if source.faults and not hostile_allowed:
-                source.faults.extend(error.faults or [Fault("(archive)", error.message)])
+                source.faults.extend(error.faults or [Fault(ARCHIVE_PATH, error.message)])
                 raise hostile_error(source.faults) from error
             raise
         if source.faults and not hostile_allowed:

@@ -216,20 +216,20 @@ def test_a_file_longer_than_declared_is_caught_though_its_checksum_matches(make_
 
 
 def test_a_lying_file_never_unpacks_past_its_declared_size(make_raw, monkeypatch):
-    longest = 0
+    unpacked = 0
     read = zipfile.ZipExtFile.read
 
     def spy(self, n=-1):
-        nonlocal longest
+        nonlocal unpacked
         data = read(self, n)
-        longest = max(longest, len(data))
+        unpacked += len(data)
         return data
 
     monkeypatch.setattr(zipfile.ZipExtFile, "read", spy)
     path = make_raw(RawEntry(b"c/1", bytes(50_000_000), size=1000))
     with SafeArchive.open(path) as archive, pytest.raises(ArchiveError):
         archive.read("c/1")
-    assert longest == 1001
+    assert unpacked == 1001
 
 
 @pytest.mark.parametrize(
@@ -438,3 +438,23 @@ def test_a_file_of_the_standard_library_and_a_streamed_one_are_alike(tmp_path):
     with SafeArchive.open(tmp_path / "streamed.zip") as one, SafeArchive.open(tmp_path / "plain.zip") as other:
         assert one.entries == other.entries
         assert [one.read(entry) for entry in one.entries] == [other.read(entry) for entry in other.entries]
+
+
+def test_survey_reads_nothing_that_lies_outside_the_file(make_raw):
+    far = RawEntry(b"cat/far.png", b"x", offset=2**63 + 5, zip64=True)
+    with SafeArchive.survey(make_raw(GOOD, far)) as archive:
+        assert [entry.path for entry in archive.entries] == ["cat/0.png"]
+        assert [fault.path for fault in archive.faults] == ["cat/far.png"]
+
+
+@pytest.mark.parametrize("size", [0, 1, 1024**2 - 1, 1024**2, 1024**2 + 1, 3 * 1024**2])
+@pytest.mark.parametrize("lie", [-1, 0, 1])
+def test_sizes_around_the_pieces_that_are_read(make_raw, size, lie):
+    data = bytes(range(256)) * (size // 256 + 1)
+    entry = RawEntry(b"c/1", data[:size], size=max(0, size + lie))
+    with SafeArchive.open(make_raw(entry), Limits(ratio=2000)) as archive:
+        got = outcome(lambda: archive.read("c/1"), ArchiveError)
+    if size + lie == size or (size == 0 and lie < 0):
+        assert got == data[:size]
+    else:
+        assert isinstance(got, DamagedEntryError) == (lie > 0)

@@ -112,7 +112,7 @@ def test_an_orientation_that_means_nothing_changes_nothing():
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
 def test_grey_of_16_bits_is_shifted_not_clipped(format):
-    ramp = np.arange(0, 65536, 257, dtype=np.uint16)[:, None].repeat(2, axis=1)
+    ramp = np.arange(0, 65536, 251, dtype=np.uint16)[:, None].repeat(2, axis=1)
     decoded = np.asarray(decode_image(saved(Image.fromarray(ramp), format)))
     assert np.array_equal(decoded[:, 0, 0], (ramp[:, 0] >> 8).astype(np.uint8))
     assert np.array_equal(decoded[..., 0], decoded[..., 2])
