@@ -19,6 +19,7 @@ import sys
 import time
 
 POLL_S = 0.05
+LAST_WAIT_S = 2.0  # a zombie counts as there until init has reaped it
 PR_SET_PDEATHSIG = 1
 
 
@@ -82,6 +83,9 @@ def end(groups: set[int], grace_s: float) -> None:
         time.sleep(POLL_S)
     for leader in groups:
         send(os.killpg, leader, signal.SIGKILL)
+    deadline = time.monotonic() + LAST_WAIT_S
+    while time.monotonic() < deadline and any(send(os.killpg, leader, 0) for leader in groups):
+        time.sleep(POLL_S)  # whoever waits for a lock that we hold wants them gone, not just killed
 
 
 def send(kill: object, target: int, number: int) -> bool:

@@ -123,9 +123,17 @@ def test_one_that_holds_nobody_back() -> None:
         assert supervisor.wait_ready(20)
 
 
-def test_each_child_leads_its_own_session_and_reads_no_terminal() -> None:
-    code = "import os, sys, time; assert os.getsid(0) == os.getpid(); assert not sys.stdin.read(); time.sleep(600)"
-    with Supervisor([command("child", *python(code), settle_s=0.5)]) as supervisor:
+def test_each_child_leads_its_own_session_and_reads_no_terminal(tmp_path: Path) -> None:
+    code = """
+import os, sys, time
+assert os.getsid(0) == os.getpid()
+assert not sys.stdin.read()
+open(sys.argv[1], "w").close()
+time.sleep(600)
+"""
+    with Supervisor(
+        [command("child", *python(code, tmp_path / "fine"), ready=exists(tmp_path / "fine"))]
+    ) as supervisor:
         assert supervisor.wait_ready(20)
 
 
@@ -133,7 +141,8 @@ def test_each_child_leads_its_own_session_and_reads_no_terminal() -> None:
 def test_signals_that_python_ignores_are_not_ignored_in_the_child(tmp_path: Path) -> None:
     out = tmp_path / "out"
     shell = f"grep SigIgn /proc/self/status > {out}; exec sleep 600"  # a child in Python would set its own
-    with Supervisor([command("child", "sh", "-c", shell, settle_s=0.5)]) as supervisor:
+    written = lambda: out.exists() and out.stat().st_size > 0  # noqa: E731
+    with Supervisor([command("child", "sh", "-c", shell, ready=written)]) as supervisor:
         assert supervisor.wait_ready(20)
     assert not int(out.read_text().split()[1], 16) & (1 << (signal.SIGPIPE - 1))
 
@@ -296,7 +305,7 @@ def test_on_stopping_comes_before_the_first_signal(tmp_path: Path) -> None:
 def test_environment_folder_and_descriptors_reach_the_child(tmp_path: Path) -> None:
     held, ours = os.pipe()
     code = f"import os, time; os.write({ours}, (os.environ['NPT_X'] + os.getcwd()).encode()); time.sleep(600)"
-    child = command("child", *python(code), env={"NPT_X": "é"}, cwd=tmp_path, pass_fds=(ours,), settle_s=0.5)
+    child = command("child", *python(code), env={"NPT_X": "é"}, cwd=tmp_path, pass_fds=(ours,))
     try:
         with Supervisor([child]) as supervisor:
             assert supervisor.wait_ready(20)
@@ -385,7 +394,7 @@ def test_the_guard_keeps_the_lock_until_the_children_are_gone(
     process.kill()
     process.wait()
     wait_for("the lock to be free", lambda: lock_is_free(tmp_path / "lock"))
-    wait_gone(children, 1)
+    assert not [pid for pid in children if alive(pid)]
 
 
 def test_a_killed_guard_is_replaced_and_knows_everybody(
