@@ -94,5 +94,5 @@ def create_celery(settings: WorkerSettings, use_cases: Mapping[str, str] = USE_C
 
         work(app, job_id)
 
-    app.task(name=TASK_NAME, ignore_result=True)(run)
+    app.task(name=TASK_NAME, ignore_result=True, lazy=False)(run)  # lazy ones are shared by all applications
     return app

@@ -85,14 +85,18 @@ class Events:
         Raises:
             NotFoundError: no such job; before the first event.
         """
-        first: list[Event] = []
+        record = await asyncio.to_thread(self._jobs.get, job_id)
+        if record.status.terminal and last_id is None:
+            yield _told("snapshot", record)
+            yield _told("end", record)
+            return
         listener = _Listener()
-        tailer = await self._join(job_id, listener)
+        tailer = self._join(job_id, listener)
         try:
             if last_id is None:
                 at = await tailer.last_id()
                 record = await asyncio.to_thread(self._jobs.get, job_id)
-                first = [{"id": at, "event": "snapshot", "data": record.model_dump(mode="json")}]
+                first = [_told("snapshot", record, at)]
             else:
                 first = await tailer.since(last_id)
                 record = await asyncio.to_thread(self._jobs.get, job_id)
@@ -103,7 +107,7 @@ class Events:
                 if event["event"] == "end":
                     return
             if record.status.terminal:
-                yield {"id": "", "event": "end", "data": record.model_dump(mode="json")}
+                yield _told("end", record)
                 return
             while True:
                 event = await listener.next()
@@ -124,7 +128,7 @@ class Events:
             await self._async.aclose()
             self._async = None
 
-    async def _join(self, job_id: str, listener: _Listener) -> _Tailer:
+    def _join(self, job_id: str, listener: _Listener) -> _Tailer:
         if self._async is None:
             self._async = self._address.async_client(max_connections=10_000)
         tailer = self._tailers.get(job_id)
@@ -170,6 +174,7 @@ class _Tailer:
         self._redis = client
         self._key = key
         self._jobs = jobs
+        self._stopped = False
         self._task = asyncio.create_task(self._read(), name=f"tail {job_id}")
 
     async def last_id(self) -> str:
@@ -189,13 +194,14 @@ class _Tailer:
             return []  # an id that cannot be one, or no Redis: go on from here
 
     async def stop(self) -> None:
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        self._stopped = True
+        while not self._task.done():  # redis-py may take a cancel that comes while it connects for a timeout
+            self._task.cancel()
+            await asyncio.wait({self._task}, timeout=0.5)
 
     async def _read(self) -> None:
         at = await self.last_id()
-        while True:
+        while not self._stopped:
             try:
                 found = await self._redis.xread({self._key: at or "0-0"}, count=200, block=BLOCK_MS)
             except redis.RedisError as error:
@@ -220,7 +226,7 @@ class _Tailer:
             log.warning("job not readable", job=self._job_id, error=str(error))
             return False
         if record.status.terminal:
-            self._hand_out({"id": "", "event": "end", "data": record.model_dump(mode="json")})
+            self._hand_out(_told("end", record))
         return record.status.terminal
 
     def _hand_out(self, event: Event) -> None:
@@ -242,6 +248,10 @@ def _nested(part: Any) -> bool:
 
 def _event(entry_id: str, fields: dict[str, str]) -> Event:
     return {"id": entry_id, "event": fields.get("event", "progress"), "data": json.loads(fields.get("data", "{}"))}
+
+
+def _told(kind: str, record: JobRecord, event_id: str = "") -> Event:
+    return {"id": event_id, "event": kind, "data": record.model_dump(mode="json")}
 
 
 def _after(left: str, right: str) -> bool:

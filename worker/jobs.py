@@ -12,7 +12,14 @@ import redis
 import structlog
 from pydantic import ValidationError
 
-from worker.errors import IdempotencyInFlight, IdempotencyMismatch, JobFinishedError, NotFoundError, WorkerError
+from worker.errors import (
+    CorruptRecordError,
+    IdempotencyInFlight,
+    IdempotencyMismatch,
+    JobFinishedError,
+    NotFoundError,
+    WorkerError,
+)
 from worker.ids import check_dataset_id, check_id, new_id
 from worker.jobfiles import JobFiles, read_record
 from worker.keys import Keys
@@ -335,11 +342,17 @@ class JobStore:
         self.carry_out(job_id, end)
         try:
             if self._leases.settle(job_id, end.status):
-                self.announce(job_id, "end", self.get(job_id).model_dump(mode="json"))
+                self.announce(job_id, "end", self._last_word(job_id, end))
                 log.info("job ended", job=job_id, status=end.status.value, attempts=end.attempts)
         except redis.RedisError as error:
             log.warning("job ended, Redis does not answer", job=job_id, status=end.status.value, error=str(error))
         self.files.tidy(job_id)
+
+    def _last_word(self, job_id: str, end: JobEnd) -> dict[str, Any]:
+        try:
+            return self.get(job_id).model_dump(mode="json")
+        except CorruptRecordError:
+            return {"id": job_id, **end.model_dump(mode="json")}
 
     def carry_out(self, job_id: str, end: JobEnd) -> None:
         """Finish the move of a model that its winner may have died over."""

@@ -13,6 +13,9 @@ from worker.settings import WorkerSettings
 
 QUIET = ("celery", "kombu", "amqp", "billiard", "urllib3", "httpx", "httpcore", "PIL", "asyncio", "open_clip", "timm")
 
+REPORTED = ("celery.worker.request", "multiprocessing")
+"""They tell of a dead child with a stack trace each; the warden says it with the job's id."""
+
 
 def setup_logging(settings: WorkerSettings, stream: TextIO | None = None) -> None:
     """Set up structlog and the standard library's logging alike. May be called again."""
@@ -51,4 +54,6 @@ def setup_logging(settings: WorkerSettings, stream: TextIO | None = None) -> Non
     root.setLevel(level)
     for name in QUIET:  # their own news are ours too: a task received says less than a job started
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
+    for name in REPORTED:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.captureWarnings(True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -13,7 +12,6 @@ from types import FrameType
 from typing import Any
 
 import structlog
-from billiard.util import get_logger
 from celery import signals
 from celery.exceptions import SecurityWarning
 
@@ -38,8 +36,6 @@ def work(app: NPTCelery) -> int:
     """Be a worker until a signal ends it: SIGTERM and SIGINT hand the running job back. The exit status."""
     settings = app.settings
     setup_logging(settings)
-    # Handed on to children, which log before they have read any setting of ours.
-    get_logger().setLevel(logging.WARNING)
     warnings.simplefilter("ignore", SecurityWarning)  # about pickle, which nothing here accepts
     services = open_services(settings)
     worker = process_name()
@@ -48,8 +44,12 @@ def work(app: NPTCelery) -> int:
     def on_shutting_down(**_: Any) -> None:
         warden.drain()
 
+    def on_new_child(**_: Any) -> None:
+        os.environ.pop("_MP_FORK_LOGLEVEL_", None)  # would make billiard log in its own way until ours is set up
+
     signals.setup_logging.connect(keep_logging, weak=False)
     signals.worker_shutting_down.connect(on_shutting_down, weak=False)
+    signals.worker_before_create_process.connect(on_new_child, weak=False)
     services.reaper.start()
     warden.start()
     log.info("worker started", worker=worker, node=settings.node, redis=str(services.address))

@@ -45,6 +45,7 @@ class Warden:
         self._stop = threading.Event()
         self._seen = -SEEN_EVERY_S
         self._overdue: dict[tuple[int, str, int], float] = {}
+        self._unknown: dict[tuple[str, int], float] = {}
         self._thread = threading.Thread(target=self._loop, name="warden", daemon=True)
 
     def start(self) -> None:
@@ -95,6 +96,7 @@ class Warden:
             self._drain(busy, self._draining)
         elif held is not None:
             self._end_the_stubborn(busy, held)
+            self._free_the_unknown(busy, held)
 
     def _free_the_dead(self, held: Iterable[Held]) -> None:
         for each in held:
@@ -131,6 +133,21 @@ class Warden:
                 kill(mark.pid)
                 log.error("child did not stop, killed", job=mark.job_id, fence=mark.fence, pid=mark.pid)
         self._overdue = overdue
+
+    def _free_the_unknown(self, busy: Iterable[Busy], held: Iterable[Held]) -> None:
+        """Give back what our child was granted and never heard of: the answer to its claim was lost on the way."""
+        now = time.monotonic()
+        known = {(mark.job_id, mark.fence) for mark in busy}
+        unknown = {}
+        for each in held:
+            key = (each.job_id, each.fence)
+            if each.worker != self._worker or each.node != self._settings.node or key in known:
+                continue
+            unknown[key] = self._unknown.get(key, now)
+            if now - unknown[key] > self._settings.stop_grace_s:
+                with contextlib.suppress(redis.RedisError, WorkerError):
+                    self._services.recovery.release(*key, "drained")
+        self._unknown = unknown
 
     def _drain(self, busy: Iterable[Busy], since: float) -> None:
         late = time.monotonic() - since > self._settings.stop_grace_s
