@@ -99,7 +99,8 @@ def one(backbone: Backbone, data: Pictures, shots: int, seed: int, config: TuneC
     baseline = zero(zero.Config(), backbone, data.classes, generator=generator).encode_text()
     regularizer = get_regularizer(str(config.regularizer))
     setup = CollapseSetup(baseline, torch.bincount(labels), seed)
-    schedule, views = Schedule.resolve(config, len(labels), len(data.classes)), resolve_views(config, len(labels))
+    schedule = Schedule.resolve(config, len(labels), len(data.classes), backbone)
+    views = resolve_views(config, len(labels))
     trainer = Trainer(
         method,
         TrainData(labels, views, data.features[chosen][:, :views]),
@@ -124,6 +125,7 @@ def one(backbone: Backbone, data: Pictures, shots: int, seed: int, config: TuneC
         "train_accuracy": result.history[-1]["accuracy"],
         "equiangularity": after["equiangularity_mean"],
         "duality": after["duality"],
+        "lr": schedule.lr,
         "epochs": schedule.epochs,
         "steps": result.steps,
         "ms_per_step": 1000 * seconds / result.steps,
@@ -134,7 +136,7 @@ def grid(what: str, base: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]
     """Settings to compare, by name."""
     if what == "lr":
         for regularizer in ("none", "npt"):
-            for lr in (0.0005, 0.002, 0.008, 0.03, 0.12):
+            for lr in (0.002, 0.01, 0.05, 0.25, 1.0, 4.0):
                 yield f"lr={lr:g} {regularizer}", {"lr": lr, "regularizer": regularizer}
     if what == "weights":
         yield "none", {"regularizer": "none"}

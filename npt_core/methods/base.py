@@ -25,6 +25,26 @@ if TYPE_CHECKING:
     from npt_core.clip.tokens import ClassPrompt
 
 
+REFERENCE_LOGIT_SCALE = 100.0
+REFERENCE_EMBEDDING_RMS = 0.02
+
+
+def context_lr(backbone: Backbone, lr: float) -> float:
+    """Scale a learning rate of learned text contexts to a backbone, never down.
+
+    Published rates belong to CLIP towers with a logit scale of 100 and token embeddings of about 0.02. One SGD step
+    moves a context, relative to its size, by an amount proportional to lr * scale / size^2: the gradient carries the
+    logit scale, and, behind the first layer norm, one over the size of the context. Keeping that amount the same gives
+    the factor below. Ours; measured in docs/decisions/.
+
+    Args:
+        backbone: Its logit scale and the size of its (trained) token embeddings are read.
+        lr: The rate for the published towers.
+    """
+    size = backbone.text.embedding_rms(backbone.trained_token_ids) / REFERENCE_EMBEDDING_RMS
+    return lr * max(1.0, REFERENCE_LOGIT_SCALE / backbone.logit_scale * size**2)
+
+
 class ImageInput(StrEnum):
     """What a method needs of an image. The first two are encoded once and cached."""
 
@@ -153,6 +173,11 @@ class Method(nn.Module):
     def scale(self) -> float:
         """The logit scale s, already exponentiated."""
         return float(self.backbone.logit_scale)
+
+    @classmethod
+    def default_lr(cls, backbone: Backbone) -> float:
+        """Return the learning rate where the config names none; a method may adapt it to the backbone."""
+        return cls.recipe.lr
 
     # --- what a method computes ---------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from npt_core.methods.base import Method, MethodConfig, register
+from npt_core.methods.base import Method, MethodConfig, context_lr, register
 from npt_core.schema import setting
 
 if TYPE_CHECKING:
@@ -71,6 +71,11 @@ class CoOp(Method):
             if words is None:  # each class starts from noise of its own, as in the paper
                 ctx = torch.stack([init_ctx(backbone, settings.n_ctx, None, generator) for _ in self.classes]).float()
         self.ctx = nn.Parameter(ctx.contiguous())  # (n_ctx, d_text) or (K, n_ctx, d_text)
+
+    @classmethod
+    def default_lr(cls, backbone: Backbone) -> float:
+        """CoOp's rate, scaled to backbones of another size; exactly CoOp's on the published towers."""
+        return context_lr(backbone, cls.recipe.lr)
 
     def new_classes_refusal(self) -> str | None:
         """Class-specific contexts belong to the classes they were learned for."""

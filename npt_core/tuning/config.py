@@ -7,10 +7,13 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from npt_core.errors import ConfigError, Fault
 from npt_core.schema import Settings, setting
+
+if TYPE_CHECKING:
+    from npt_core.clip.backbone import Backbone
 
 MAX_DEFAULT_STEPS = 4_000
 """Default epochs are cut so that one tuning takes at most about this many steps; `epochs` sets them freely."""
@@ -40,7 +43,9 @@ class TuneConfig(Settings):
     )
     epochs: int | None = setting(None, ge=1, le=10_000, doc="Passes over the images; null: by images a class.")
     batch_size: int | None = setting(None, ge=1, le=4096, doc="Images a step; null: the method's (32 for CoOp).")
-    lr: float | None = setting(None, gt=0, le=100, doc="Learning rate after warm-up; null: the method's.")
+    lr: float | None = setting(
+        None, gt=0, le=100, doc="Learning rate after warm-up; null: the method's, for this backbone."
+    )
     views: int | None = setting(
         None,
         ge=1,
@@ -157,11 +162,13 @@ class Schedule:
         return {item.name: getattr(self, item.name) for item in fields(self)}
 
     @classmethod
-    def resolve(cls, config: TuneConfig, num_images: int, num_classes: int) -> Self:
-        """Fill in what the config leaves open from the method's recipe and the number of images a class."""
+    def resolve(cls, config: TuneConfig, num_images: int, num_classes: int, backbone: Backbone | None = None) -> Self:
+        """Fill in what the config leaves open from the method's recipe, the backbone and the number of images."""
         from npt_core.methods import get_method
 
-        recipe = get_method(config.method).recipe
+        method = get_method(config.method)
+        recipe = method.recipe
+        lr = config.lr or (recipe.lr if backbone is None else method.default_lr(backbone))
         batch_size = config.batch_size or recipe.batch_size
         epochs = config.epochs
         if epochs is None:
@@ -170,9 +177,9 @@ class Schedule:
         return cls(
             epochs=epochs,
             batch_size=batch_size,
-            lr=config.lr or recipe.lr,
+            lr=lr,
             momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
             warmup_epochs=min(recipe.warmup_epochs, epochs - 1),
-            warmup_lr=min(recipe.warmup_lr, config.lr or recipe.lr),
+            warmup_lr=min(recipe.warmup_lr, lr),
         )

@@ -273,7 +273,7 @@ class _Tuning:
         )
 
     def _schedule(self, num_images: int) -> Schedule:
-        return Schedule.resolve(self.config, num_images, len(self.dataset.labels))
+        return Schedule.resolve(self.config, num_images, len(self.dataset.labels), self.backbone)
 
     def _schedule_steps(self, plan: EvaluationPlan) -> int:
         if not self.method_class.learns:

@@ -12,6 +12,7 @@ from npt_core.errors import ConfigError, DuplicatePromptError, IncompatibleError
 from npt_core.methods import Method, get_method
 from npt_core.methods.coop import start_text
 from npt_core.methods.zero_shot import template_features
+from npt_core.tuning.config import Schedule, TuneConfig
 from tests.support.tiny_clip import tiny_backbone
 
 CLASSES = (ClassPrompt("red"), ClassPrompt("dark_blue"), ClassPrompt("green", "green", ("green", "leaf coloured")))
@@ -131,3 +132,25 @@ def test_zero_shot_averages_its_templates(backbone: Any) -> None:
     found = cls(config, backbone, CLASSES, generator=torch.Generator()).encode_text()
     parts = [template_features(backbone, CLASSES[:2], [one]) for one in config.templates]
     assert torch.allclose(found[:2], torch.nn.functional.normalize(parts[0] + parts[1], dim=1), atol=1e-5)
+
+
+def test_the_default_rate_is_coops_on_published_towers_and_larger_where_a_step_would_move_less(backbone: Any) -> None:
+    class Tower:
+        trained_token_ids = None
+
+        def __init__(self, scale: float, size: float) -> None:
+            self.logit_scale = scale
+            self.text = self
+            self.size = size
+
+        def embedding_rms(self, ids: object) -> float:
+            return self.size
+
+    cls = get_method("coop")
+    assert cls.default_lr(Tower(100, 0.02)) == pytest.approx(0.002)
+    assert cls.default_lr(Tower(100, 0.01)) == pytest.approx(0.002)  # never below
+    assert cls.default_lr(Tower(20, 0.02)) == pytest.approx(0.01)
+    assert cls.default_lr(Tower(100, 0.04)) == pytest.approx(0.008)
+    resolved = Schedule.resolve(TuneConfig(), 30, 3, backbone)
+    assert resolved.lr == cls.default_lr(backbone)
+    assert Schedule.resolve(TuneConfig(lr=0.3), 30, 3, backbone).lr == 0.3
