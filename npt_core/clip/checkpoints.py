@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle  # noqa: S403 - only for the name of its error
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -46,7 +47,9 @@ def read_state_dict(path: Path) -> tuple[State, bool]:
     if not path.is_file():
         raise BackboneUnavailableError(f"There is no checkpoint file {path}; check the path after `@`.")
     try:
-        raw = _read(path)
+        with warnings.catch_warnings():  # the archives people have were written by old releases
+            warnings.simplefilter("ignore")
+            raw = _read(path)
     except (pickle.UnpicklingError, ModuleNotFoundError, AttributeError) as error:
         raise BackboneUnavailableError(
             f"Checkpoint {path.name} holds objects other than tensors, which are never loaded ({_first_line(error)}). "

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -61,9 +62,13 @@ def build_model(model_cfg: Mapping[str, Any]) -> nn.Module:
 
 def default_tokenizer(model_cfg: Mapping[str, Any]) -> Tokenizer:
     """open_clip's own tokenizer, as configs without a named one use it."""
-    text = model_cfg["text_cfg"]
-    inner = open_clip.SimpleTokenizer(context_length=text.get("context_length", 77), **text.get("tokenizer_kwargs", {}))
-    return Tokenizer.wrap(inner, pad_id=text.get("pad_id", 0))
+    return _bpe(json.dumps(model_cfg["text_cfg"].get("tokenizer_kwargs", {}), sort_keys=True))
+
+
+@lru_cache(maxsize=8)
+def _bpe(kwargs: str) -> Tokenizer:
+    """Built once: reading its 49,152 merges takes longer than loading a small backbone."""
+    return Tokenizer.wrap(open_clip.SimpleTokenizer(**json.loads(kwargs)))
 
 
 def _load_demo(spec: BackboneSpec, cache_dir: Path | None) -> LoadedModel:
@@ -177,6 +182,9 @@ def _create(spec: BackboneSpec, model_name: str, cache_dir: Path | None, **kwarg
 
 
 def _tokenizer(spec: BackboneSpec, model_name: str, config: Mapping[str, Any], cache_dir: Path | None) -> Tokenizer:
+    named = config["text_cfg"].get("hf_tokenizer_name")
+    if not named and (spec.kind == "hf-hub" or "siglip" not in model_name.lower()):  # open_clip's own rule
+        return default_tokenizer(config)
     try:
         inner = open_clip.get_tokenizer(model_name, cache_dir=_text(cache_dir))
     except ImportError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from open_clip.modified_resnet import AttentionPool2d
 from open_clip.timm_model import TimmModel
-from open_clip.transformer import Attention, LayerNorm, LayerNormFp32
+from open_clip.transformer import Attention, LayerNorm, LayerNormFp32, LayerScale
 from torch import nn
 
 from npt_core.errors import ConfigError
@@ -17,7 +17,7 @@ DTYPES = {
     "fp64": torch.float64,  # for parity tests
 }
 
-_MULTIPLYING = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.MultiheadAttention, Attention, AttentionPool2d)
+_MULTIPLYING = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.MultiheadAttention, Attention, AttentionPool2d, LayerScale)
 _MATRICES = {"text_projection", "proj", "query"}  # parameters of towers and poolers that are multiplied with
 
 
