@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from npt_core.clip.demo.real_digits import load_real_digits
+from npt_core.clip.demo.real_digits import load_half
 
 HERE = Path(__file__).resolve().parent
 SEED = 0
@@ -25,15 +25,16 @@ README = (HERE / "README.md").read_text(encoding="utf-8").split("## Credit", 1)[
 
 def write_zip(path: Path, half: str, per_class: int) -> None:
     """Write `per_class` seeded pictures of each digit, one folder a class."""
-    digits = load_real_digits(half)
+    digits = load_half(half)
+    pictures = digits.pictures()
     rng = np.random.Generator(np.random.PCG64(SEED))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for digit in range(10):
-            mine = np.flatnonzero(np.asarray(digits.labels) == digit)
+            mine = np.flatnonzero(np.asarray(digits.labels) == str(digit))
             for index in np.sort(rng.choice(mine, size=per_class, replace=False)):
                 picture = io.BytesIO()
-                digits.images[index].save(picture, format="PNG", optimize=True)
-                entry = zipfile.ZipInfo(f"{digit}/{digit}_{index:04d}.png", date_time=(1998, 7, 1, 0, 0, 0))
+                pictures[index].save(picture, format="PNG", optimize=True)
+                entry = zipfile.ZipInfo(f"{digit}/{digits.rows[index]:04d}.png", date_time=(1998, 7, 1, 0, 0, 0))
                 entry.compress_type = zipfile.ZIP_DEFLATED
                 archive.writestr(entry, picture.getvalue())
         archive.comment = README.encode()
