@@ -99,7 +99,7 @@ def read_header(data: bytes | BinaryIO) -> ImageHeader:
     try:
         image = _open(_stream(data))
         return ImageHeader(image.format or "", *image.size)
-    except (ImageError, MemoryError):
+    except ImageError:
         raise
     except Exception as error:
         raise ImageError(f"corrupt or truncated image: {_reason(error)}") from error
@@ -130,7 +130,7 @@ def decode_image(data: bytes | BinaryIO, *, target: int | None = None) -> Image.
             _draft(image, target)
         image.load()
         rgb = _upright(_to_rgb(image), image)
-    except (ImageError, MemoryError):  # no memory is the machine's fault, not the picture's
+    except ImageError:
         raise
     except Exception as error:  # decoders raise whatever they like on hostile bytes
         raise ImageError(f"corrupt or truncated image: {_reason(error)}") from error
@@ -148,6 +148,8 @@ def _stream(data: bytes | BinaryIO) -> BinaryIO:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, MemoryError):  # a decoder raises it for sizes it made up, too
+        return "not enough memory to decode it"
     text = str(error).split("<_io.")[0].strip().rstrip(".")
     return text[:200] or type(error).__name__
 

@@ -285,14 +285,13 @@ def test_no_bytes_raise_anything_but_an_image_error(data, format):
         assert result.message if isinstance(result, ImageError) else result
 
 
-def test_no_memory_is_not_the_pictures_fault(monkeypatch):
+def test_a_picture_that_memory_does_not_suffice_for_is_one_bad_picture(monkeypatch):
     def out_of_memory(self):
         raise MemoryError
 
     data = saved(scene(), "PNG")
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", out_of_memory)
-    with pytest.raises(MemoryError):
-        decode_image(data)
+    assert "not enough memory" in reason(data)
 
 
 def test_decoding_needs_neither_torch_nor_a_global_of_pillow():
