@@ -187,6 +187,7 @@ class Inference:
             settings.model_memory_bytes, lambda classifier: classifier.nbytes + CLASSIFIER_OVERHEAD_BYTES
         )
         self._closing: set[asyncio.Task[Any]] = set()
+        self._failures: dict[str, str] = {}
 
     # --- backbones ----------------------------------------------------------------------------------------------------
 
@@ -208,7 +209,18 @@ class Inference:
         name = next(iter(specs)) if name is None else name
         if name not in specs:
             raise UnknownBackboneError(f"This server has no backbone {name[:100]!r}; it has {', '.join(specs)}.")
-        return await self._backbones.get(name, lambda: to_thread.run_sync(self._load_backbone, specs[name]))
+        return await self._backbones.get(name, lambda: to_thread.run_sync(self._try_backbone, specs[name]))
+
+    def _try_backbone(self, spec: BackboneSpec) -> Loaded:
+        try:
+            loaded = self._load_backbone(spec)
+        except NPTError as error:
+            log.warning("backbone cannot be loaded", backbone=spec.name, detail=error.message)
+            told = error.message if spec.kind != "local" else _HIDDEN.format(spec.name)  # its message names a path
+            self._failures[spec.name] = told
+            raise type(error)(told) from error
+        self._failures.pop(spec.name, None)
+        return loaded
 
     def _load_backbone(self, spec: BackboneSpec) -> Loaded:
         import torch
@@ -231,11 +243,11 @@ class Inference:
         task.add_done_callback(self._closing.discard)
 
     async def preload(self) -> None:
-        """Load the first backbone; a failure is logged, and told to whoever asks for it."""
+        """Load the first backbone; a failure is told to whoever asks for it."""
         try:
             await self.backbone()
-        except NPTError as error:
-            log.warning("the first backbone cannot be loaded", detail=error.message)
+        except NPTError:
+            return  # it was logged where it happened
 
     async def describe_backbones(self) -> list[dict[str, Any]]:
         """Every configured backbone; those in memory in full."""
@@ -250,7 +262,9 @@ class Inference:
                 "description": _SAYS[spec.kind],
             }
             known |= loaded.backbone.describe() if loaded else {}
-            found.append(known | {"default": number == 0, "loaded": loaded is not None})
+            reason = self._failures.get(name)
+            state = {"default": number == 0, "loaded": loaded is not None, "available": not reason, "reason": reason}
+            found.append(known | state)
         return found
 
     # --- classifiers --------------------------------------------------------------------------------------------------
@@ -382,6 +396,7 @@ class Inference:
             await asyncio.wait(set(self._closing), timeout=DRAIN_S + 1)
 
 
+_HIDDEN = "The file of backbone {!r} cannot be used; the operator finds the reason in the log."
 _SAYS: Mapping[str, str] = {
     "demo": "A small CLIP trained by this project on pictures it drew. It knows no photographs.",
     "open_clip": "A CLIP that open_clip publishes; described in full once it is loaded.",

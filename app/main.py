@@ -7,15 +7,13 @@ import contextlib
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import structlog
 from anyio import CapacityLimiter
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 from starlette.middleware.cors import CORSMiddleware
 
-from app import pages, problems
+from app import document, pages, problems
 from app.auth import SiteGuard, keyring_of
 from app.context import Context, in_thread
 from app.inference import Inference
@@ -23,7 +21,6 @@ from app.memory import Room
 from app.metrics import Metrics
 from app.middleware import Surroundings
 from app.routes import ROUTERS
-from app.schemas import Problem
 from app.settings import AppSettings, get_app_settings
 from app.uploads import UploadDesk
 from worker.service import Services, open_services
@@ -86,7 +83,7 @@ def create_app(settings: AppSettings | None = None, services: Services | None = 
         app.include_router(router, prefix="/v1", include_in_schema=False)
     app.include_router(pages.router)
     problems.install(app)
-    _add_problem_schema(app)
+    document.install(app)
     if settings.allowed_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -142,31 +139,6 @@ def _state(context: Context) -> Mapping[str, Mapping[str, float]]:
         "loaded_bytes": context.inference.loaded_bytes(),
         "uploads_active": {"": context.uploads.active},
     }
-
-
-def _add_problem_schema(app: FastAPI) -> None:
-    """Make the schema every problem refers to part of the document; take out what FastAPI says of validation."""
-
-    def document() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            schema = get_openapi(
-                title=app.title,
-                version=app.version,
-                summary=app.summary,
-                description=app.description,
-                routes=app.routes,
-                tags=app.openapi_tags,
-            )
-            components = schema["components"]["schemas"]
-            for name in ("HTTPValidationError", "ValidationError"):
-                components.pop(name, None)
-            problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-            components.update(problem.pop("$defs", {}))
-            components[Problem.__name__] = problem
-            app.openapi_schema = schema
-        return app.openapi_schema
-
-    app.openapi = document  # type: ignore[method-assign]
 
 
 def _version() -> str:

@@ -112,7 +112,7 @@ class Surroundings:
             try:
                 await self.app(scope, body.receive, send_framed)
             except Exception as error:
-                if not isinstance(error, OSError):  # the client went away: nothing of ours
+                if "code" not in status or not isinstance(error, OSError):  # else the client went away
                     log.exception("unforeseen error", path=route_template(scope))
                 if "code" not in status:
                     await problems.unforeseen(scope["path"][:500])(scope, body.receive, send_framed)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from npt_core.errors import Fault, NPTError, OverloadedError
 
 MEDIA_TYPE = "application/problem+json"
 MAX_FAULTS = 1000
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 log = structlog.get_logger(__name__)
 
@@ -223,9 +225,11 @@ def install(app: FastAPI) -> None:
             detail = f"{request.method} is not accepted here" + (f"; use {allowed}." if allowed else ".")
         return response(code, detail, instance=_instance(request), headers=error.headers, status=error.status_code)
 
-    @app.exception_handler(Exception)
-    async def _unforeseen(request: Request, error: Exception) -> Response:
-        return unforeseen(_instance(request))
+    @app.exception_handler(OSError)
+    async def _disk(request: Request, error: OSError) -> Response:
+        if error.errno not in DISK_FULL:
+            raise error  # the outermost layer logs it and answers
+        return response("store-full", "The data volume is full.", instance=_instance(request))
 
 
 def unforeseen(instance: str) -> Response:

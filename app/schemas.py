@@ -179,7 +179,7 @@ class Dataset(Answer):
                 "size_bytes": 61440,
                 "images": 32,
                 "classes": [{"label": "0", "images": 16}, {"label": "1", "images": 16}],
-                "splits": {},
+                "splits": {"train": {"0": 16, "1": 16}},
                 "skipped": {".DS_Store": 1},
                 "left_out": [{"path": "1/broken.png", "message": "it is no image"}],
                 "audit": {"status": "structure", "findings": []},
@@ -194,7 +194,7 @@ class Dataset(Answer):
     images: int
     classes: list[ClassCount]
     splits: dict[str, dict[str, int]] = Field(
-        description="Split name to images of each class; empty where it has none."
+        description="Split name to images of each class; `train` alone where the archive has none."
     )
     skipped: dict[str, int] = Field(description="Kinds of files that were passed over, and how many.")
     left_out: list[ErrorItem] = Field(description="Files that cannot be used, and why.")

@@ -7,7 +7,6 @@ the file is gone.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -21,7 +20,7 @@ from anyio import to_thread
 from starlette.requests import Request
 
 from app.forms import Form, Sink, body_stream, content_length, media_type, read_form, too_large
-from app.problems import Problem
+from app.problems import DISK_FULL, Problem
 from app.settings import AppSettings
 
 log = structlog.get_logger(__name__)
@@ -30,7 +29,6 @@ FLUSH_BYTES = 1024 * 1024
 FREE_CHECK_BYTES = 64 * 1024 * 1024
 FORM_OVERHEAD_BYTES = 4 * 1024 * 1024  # room for the other fields and the boundaries around the file
 ZIP_TYPES = frozenset({"application/zip", "application/x-zip-compressed", "application/octet-stream"})
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 RETRY_AFTER_S = 10.0
 
 
@@ -118,7 +116,7 @@ class PartFile:
 
 
 def _disk_problem(error: OSError) -> Problem:
-    if error.errno in _FULL:
+    if error.errno in DISK_FULL:
         return Problem("store-full", "The data volume filled up while the upload arrived.", close=True)
     log.error("an upload cannot be written", error=str(error))
     return Problem("not-ready", "The data volume cannot be written to.", retry_after_s=RETRY_AFTER_S, close=True)
@@ -130,6 +128,7 @@ def check_room(folder: Path, size: int, reserve: int) -> None:
     Raises:
         Problem: 507.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if free < 2 * size + reserve:
         raise Problem(

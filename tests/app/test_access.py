@@ -19,7 +19,17 @@ from npt_core.errors import ConfigError
 from tests.support.api import Api, running_api
 
 KEY, OTHER = "a-key-of-enough-letters", "another-key-of-enough-letters"
-PUBLIC = {"/", "/docs", "/web/{name}", "/openapi.json", "/livez", "/readyz", "/metrics", "/problems", "/problems/{code}"}
+PUBLIC = {
+    "/",
+    "/docs",
+    "/web/{name}",
+    "/openapi.json",
+    "/livez",
+    "/readyz",
+    "/metrics",
+    "/problems",
+    "/problems/{code}",
+}
 
 
 def routes(app: object) -> Iterator[tuple[str, str]]:
@@ -143,7 +153,9 @@ class TestSites:
     def test_names_of_this_machine(self, plain: Api, host: str) -> None:
         assert plain.client.get("/livez", headers={"Host": host}).status_code == 200
 
-    @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "10.0.0.1"])
+    @pytest.mark.parametrize(
+        "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "10.0.0.1"]
+    )
     @pytest.mark.parametrize("path", ["/livez", "/jobs", "/", "/docs", "/nothing"])
     def test_other_names_are_refused(self, plain: Api, host: str, path: str) -> None:
         answer = plain.client.get(path, headers={"Host": host})
@@ -156,7 +168,8 @@ class TestSites:
         assert plain.client.get("/livez", headers={"Host": host}).status_code == 400
 
     @pytest.mark.parametrize(
-        "origin", ["http://evil.example", "null", "http://localhost.evil.example", "file://", "https://127.0.0.1:1", "x"]
+        "origin",
+        ["http://evil.example", "null", "http://localhost.evil.example", "file://", "https://127.0.0.1:1", "x"],
     )
     @pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "OPTIONS"])
     def test_pages_of_other_sites_may_not_call(self, plain: Api, origin: str, method: str) -> None:
@@ -168,7 +181,9 @@ class TestSites:
     def test_its_own_pages_may(self, plain: Api) -> None:
         assert plain.client.get("/jobs", headers={"Origin": plain.url}).status_code == 200
 
-    @pytest.mark.parametrize(("site", "status"), [("cross-site", 403), ("same-site", 403), ("same-origin", 422), ("none", 422)])
+    @pytest.mark.parametrize(
+        ("site", "status"), [("cross-site", 403), ("same-site", 403), ("same-origin", 422), ("none", 422)]
+    )
     def test_a_form_of_another_site_without_origin(self, plain: Api, site: str, status: int) -> None:
         answer = plain.client.post("/predict", files={"images": ("a", b"x")}, headers={"Sec-Fetch-Site": site})
         assert answer.status_code == status
@@ -190,9 +205,7 @@ class TestSites:
             answer = running.client.get("/jobs", headers=headers)
             assert answer.status_code == 200
             assert answer.headers["access-control-allow-origin"] == "https://ui.example"
-            preflight = running.client.options(
-                "/tune", headers=headers | {"Access-Control-Request-Method": "POST"}
-            )
+            preflight = running.client.options("/tune", headers=headers | {"Access-Control-Request-Method": "POST"})
             assert preflight.status_code == 200
             assert running.client.get("/jobs", headers=headers | {"Origin": "https://x.example"}).status_code == 403
 

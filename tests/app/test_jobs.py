@@ -159,7 +159,9 @@ class TestFollow:
         plain.services.cancel_job(job_id)
         with plain.services.address.client() as client:
             ids = [entry[0] for entry in client.xrange(plain.services.keys.events(job_id))]
-            steps = [json.loads(entry[1]["data"]).get("step") for entry in client.xrange(plain.services.keys.events(job_id))]
+            steps = [
+                json.loads(entry[1]["data"]).get("step") for entry in client.xrange(plain.services.keys.events(job_id))
+            ]
         after = ids[steps.index(2)]
         found = follow(plain, job_id, {"Last-Event-ID": after})
         assert [event["data"]["step"] for event in found if event["event"] == "progress"] == [3, 4]
