@@ -3,7 +3,7 @@
     .venv/bin/python examples/make_digits.py
 
 The same files come out on every machine: the choice is seeded, the zip entries carry a fixed date. The two share no
-picture, and the pictures to predict are from the half of the digits that nobody looked at while the demo backbone was made.
+picture, and the pictures to predict are from the half that nobody looked at while the demo backbone was made.
 """
 
 from __future__ import annotations
