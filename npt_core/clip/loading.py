@@ -72,11 +72,11 @@ def _bpe(kwargs: str) -> Tokenizer:
 
 
 def _load_demo(spec: BackboneSpec, cache_dir: Path | None) -> LoadedModel:
-    from npt_core.clip.demo.weights import load_demo_weights
+    from npt_core.clip.demo.weights import build_demo_model, load_demo_weights
 
     demo = load_demo_weights()
     config = {key: value for key, value in demo.config.items() if key != "preprocess"}
-    model = build_model(config)
+    model = build_demo_model(config)
     load_into(model, dict(demo.state_dict), arch="demo", source="of the demo")
     preprocess = {"size": config["vision_cfg"]["image_size"], **demo.config["preprocess"]}
     return LoadedModel(
