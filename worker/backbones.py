@@ -49,3 +49,9 @@ def load(settings: WorkerSettings, name: str | None = None, precision: str = "au
             )
             log.info("backbone loaded", backbone=name, device=str(_loaded[key].device), precision=chosen)
         return _loaded[key]
+
+
+def forget() -> None:
+    """Let every backbone go."""
+    with _lock:
+        _loaded.clear()

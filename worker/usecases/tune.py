@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 from dataclasses import replace
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from worker.context import JobContext
@@ -13,6 +16,8 @@ if TYPE_CHECKING:
     from npt_core.classifier import Classifier
     from npt_core.clip.backbone import Backbone
     from npt_core.tuning.config import TuneConfig
+
+LISTEN_S = 0.2
 
 
 def run(context: JobContext) -> Outcome:
@@ -27,8 +32,7 @@ def run(context: JobContext) -> Outcome:
     dataset_id = spec.dataset_id or ""
     with services.datasets.open(dataset_id) as dataset:
         context.control.check()
-        backbone = load(services.settings, config.backbone, config.precision)
-        context.control.check()
+        backbone = _listening(context, lambda: load(services.settings, config.backbone, config.precision))
         result = tune(
             dataset,
             replace(config, backbone=backbone.name),
@@ -57,6 +61,24 @@ def run(context: JobContext) -> Outcome:
         counters={**result.counters, **{f"seconds_{phase}": value for phase, value in report.seconds.items()}},
         metrics=dict(manifest["metrics"]),
     )
+
+
+def _listening(context: JobContext, work: Callable[[], Backbone]) -> Backbone:
+    """Weights may be on their way over a slow line: be cancelled and drained meanwhile. A load that is left goes on."""
+    done: Future[Backbone] = Future()
+
+    def run_it() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    Thread(target=run_it, name="load backbone", daemon=True).start()
+    while True:
+        context.control.check()
+        wait([done], timeout=LISTEN_S)
+        if done.done():
+            return done.result()
 
 
 def _parent(context: JobContext, config: TuneConfig, backbone: Backbone) -> Classifier | None:
