@@ -40,7 +40,7 @@ class LoadingCache(Generic[K, V]):
 
     def values(self) -> list[V]:
         """Every entry, least recently used first."""
-        return [value for value, _ in self._entries.values()]
+        return [value for value, _ in list(self._entries.values())]  # at once: other threads ask too
 
     async def get(self, key: K, load: Callable[[], Awaitable[V]]) -> V:
         """The entry of `key`, loaded now if need be. A failure to load is not kept."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter, Response
+from redis import RedisError
 
 from app.context import Ctx, in_thread
 from app.metrics import CONTENT_TYPE
 from app.schemas import Check, Liveness, Readiness
+from worker.service import Services
 
 router = APIRouter(tags=["health"])
 
@@ -29,7 +29,7 @@ async def readyz(context: Ctx, response: Response) -> Readiness:
 
     A missing worker is said but does not count: jobs are accepted and wait for one.
     """
-    checks = readiness(await in_thread(context.services.health))
+    checks = await in_thread(readiness, context.services)
     ready = all(check.ok for name, check in checks.items() if name != "workers")
     if not ready:
         response.status_code = 503
@@ -37,14 +37,18 @@ async def readyz(context: Ctx, response: Response) -> Readiness:
     return Readiness(status="ready" if ready else "not-ready", checks=checks)
 
 
-def readiness(health: dict[str, Any]) -> dict[str, Check]:
+def readiness(services: Services) -> dict[str, Check]:
     """What readiness depends on."""
+    health = services.health()
     redis, workers = bool(health["redis"]), int(health["workers"])
-    restored = bool(health.get("epoch", redis))
+    try:
+        restored = redis and bool(services.redis.exists(services.keys.epoch))
+    except RedisError:
+        restored = redis = False
     return {
         "store": _check(bool(health["store"]), "writable", "the data folder cannot be written to"),
         "redis": _check(redis, "answers", "Redis does not answer"),
-        "state": _check(restored, "restored", "the store is being read back into Redis"),
+        "state": _check(restored, "restored", "the store has not been read back into Redis yet"),
         "workers": _check(workers > 0, f"{workers} seen lately", "none seen lately: jobs wait until one starts"),
     }
 

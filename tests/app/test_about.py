@@ -44,6 +44,10 @@ class TestHealth:
             assert running.client.get("/livez").status_code == 200
             assert running.client.get("/models").status_code == 200
             server.start()
+            answer = running.client.get("/readyz")
+            assert answer.status_code == 503  # Redis is back, and empty
+            assert answer.json()["checks"]["redis"]["ok"] is True
+            assert answer.json()["checks"]["state"]["ok"] is False
             running.services.reaper.run_once()
             assert running.client.get("/readyz").status_code == 200
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
+from app import sse
 from tests.support.api import Api
 from worker.records import JobRecord
 
@@ -42,6 +45,15 @@ def follow(api: Api, job_id: str, headers: dict[str, str] | None = None) -> list
         assert stream.headers["cache-control"] == "no-store"
         assert stream.headers["x-accel-buffering"] == "no"
         return list(events(stream.iter_lines()))
+
+
+def no_stream(api: Api, patience: int = 1) -> bool:
+    """Nobody follows a job any more."""
+    for _ in range(patience):
+        if "npt_event_streams 0.0" in api.client.get("/metrics").text:
+            return True
+        threading.Event().wait(0.05)
+    return False
 
 
 class TestRecord:
@@ -186,11 +198,21 @@ class TestFollow:
         for client in clients:
             client.join(30)
         assert seen == ["end"] * 10
-        for _ in range(200):
-            if "npt_event_streams 0.0" in plain.client.get("/metrics").text:
-                return
-            threading.Event().wait(0.05)
-        raise AssertionError("a stream was left behind")
+        assert no_stream(plain, patience=200)
+
+    def test_a_reader_that_stops_reading_is_let_go(self, plain: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sse, "SEND_TIMEOUT_S", 0.3)
+        job_id = start(plain)
+        parts = urlsplit(plain.url)
+        with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=20) as line:
+            line.sendall(f"GET /jobs/{job_id}/events HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode())
+            assert b" 200 " in line.recv(64)
+            for number in range(200):
+                plain.services.events.publish(job_id, "geometry", {"epoch": number, "text": "x" * 100_000})
+                if number > 50 and no_stream(plain):
+                    break
+            assert no_stream(plain, patience=200)
+        assert plain.client.get("/livez").status_code == 200
 
     def test_head_opens_no_stream(self, plain: Api) -> None:
         assert plain.client.head(f"/jobs/{start(plain)}/events").status_code in (200, 405)
