@@ -3,7 +3,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import random
 import stat
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -238,6 +240,21 @@ def test_work_stops_when_it_is_asked_to(make_zip):
     with pytest.raises(Cancelled):
         Dataset.from_archive(make_zip(classes("cat", "dog", images=30)), control=control)
     assert control.asked == 2
+
+
+def test_memory_does_not_grow_with_the_bytes_of_the_pictures(make_zip):
+    """The peak is a few files' worth, however many there are."""
+    size = 1024**2
+    padding = random.Random(0).randbytes(size)
+    path = make_zip({name: data + padding for name, data in classes("cat", "dog", images=20).items()})
+    tracemalloc.start()
+    try:
+        Dataset.from_archive(path).close()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert path.stat().st_size > 40 * size
+    assert peak < 8 * size
 
 
 # --- manifest --------------------------------------------------------------------------------------------------------
