@@ -131,6 +131,17 @@ def test_a_running_job_is_cancelled_in_its_steps(services: Services) -> None:
     assert not list(services.store.path(f"jobs/{job.id}").rglob("manifest.json"))
 
 
+def test_a_cancel_that_nobody_looked_for_still_counts(services: Services) -> None:
+    job, _ = services.start_job("deaf", {"seconds": 1})
+    thread = threading.Thread(target=runner(services).run_next, daemon=True)
+    thread.start()
+    while not services.store.exists(f"jobs/{job.id}/attempts/0001"):  # at work, past the look before it
+        pass
+    services.cancel_job(job.id)
+    thread.join(30)
+    assert services.jobs.get(job.id).status is JobStatus.CANCELLED
+
+
 def test_cancel_survives_a_broker_that_is_away(
     services: Services, redis_server: RedisServer, open_floor: Callable[..., Services]
 ) -> None:
@@ -281,6 +292,20 @@ def test_the_first_commit_wins_and_the_later_discards_itself(services: Services)
     assert (done.status, done.attempts) == (JobStatus.SUCCEEDED, 2)
     assert [model.id for model in services.models.list().items] == [done.model_id]
     assert len(list(services.store.path(f"jobs/{job.id}").glob("end*"))) == 1
+
+
+def test_an_attempt_that_lost_its_lease_steps_back(services: Services) -> None:
+    job, _ = services.start_job("sleep", {"steps": 100_000, "pause": 0.01})
+    thread = threading.Thread(target=runner(services).run_next, daemon=True)
+    thread.start()
+    while not services.jobs.files.fences(job.id):
+        pass
+    services.leases.release(job.id, 1, "drained")
+    thread.join(30)
+    assert not thread.is_alive()
+    assert services.jobs.get(job.id).status is JobStatus.QUEUED
+    assert not services.jobs.files.ended(job.id)
+    assert services.store.names(f"jobs/{job.id}/attempts") == ["0001.json"]
 
 
 def test_a_number_that_was_used_is_not_used_again(services: Services) -> None:

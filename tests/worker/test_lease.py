@@ -281,6 +281,11 @@ class AnySchedule(RuleBasedStateMachine):
     def time_passes(self, passed: int) -> None:
         self.clock.now += passed
 
+    @rule()
+    def everybody_sleeps_past_the_lease(self) -> None:
+        self.clock.now += 2 * TTL
+        self.reap()
+
     @rule(jump=st.sampled_from([-3_600_000, 3_600_000]))
     def clock_is_set(self, jump: int) -> None:
         self.clock.now += jump
@@ -364,6 +369,6 @@ def test_any_schedule(redis_server: RedisServer) -> None:
         run_state_machine_as_test(
             Here,
             settings=settings(
-                max_examples=30, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+                max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
             ),
         )
