@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -420,7 +421,7 @@ def _warnings(backbone: Backbone, labels: Sequence[str]) -> tuple[str, ...]:
     return (f"Backbone {backbone.name!r} never saw these words in training: {words}. Expect little of them.",)
 
 
-async def _wait(future: Any) -> Any:
+async def _wait(future: Future[T]) -> T:
     return await asyncio.wrap_future(future)
 
 
