@@ -7,6 +7,7 @@ term); NPT, arXiv 2306.15955 (text-to-image representations). The exact forms ar
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -53,8 +54,13 @@ def directions(features: Tensor, *, center: bool = True, eps: float = EPS) -> Te
 def pairwise_deviation(unit: Tensor) -> Tensor:
     """Return (..., K, K) values t_j . t_k + 1/(K-1) of (..., K, d) directions, 0 on the diagonal; 0 for an ETF."""
     num_classes = unit.shape[-2]
-    off_diagonal = 1.0 - torch.eye(num_classes, dtype=unit.dtype, device=unit.device)
+    off_diagonal = _off_diagonal(num_classes, unit.dtype, unit.device)
     return (unit @ unit.transpose(-1, -2) + 1.0 / (num_classes - 1)) * off_diagonal
+
+
+@lru_cache(maxsize=4)
+def _off_diagonal(num_classes: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return 1.0 - torch.eye(num_classes, dtype=dtype, device=device)
 
 
 def mean_over_pairs(values: Tensor) -> Tensor:

@@ -40,9 +40,13 @@ def lmc_loss(text_features: Tensor, *, center: bool = True, eps: float = EPS) ->
     Returns:
         Scalar float32; identically 0 for K = 2 with centring.
     """
-    if center and text_features.shape[-2] == 2:
-        return text_features.sum().float() * 0.0  # two centred vectors are antipodal: nothing to learn, exactly
-    return mean_over_pairs(pairwise_deviation(directions(text_features, center=center, eps=eps)).square())
+    return _lmc(directions(text_features, center=center, eps=eps), center=center)
+
+
+def _lmc(unit: Tensor, *, center: bool) -> Tensor:
+    if center and unit.shape[-2] == 2:
+        return unit.sum() * 0.0  # two centred vectors are antipodal: nothing to learn, exactly
+    return mean_over_pairs(pairwise_deviation(unit).square())
 
 
 def mmi_loss(
@@ -67,13 +71,19 @@ def mmi_loss(
     Returns:
         Scalar float32.
     """
-    class_means = class_means.float()
-    if seen is None:
-        means = directions(class_means, center=center, eps=eps)
-    else:
-        shifted = class_means - class_means[seen].mean(dim=0) if center else class_means
-        means = directions(shifted, center=False, eps=eps)
     text = directions(text_features, center=center, eps=eps)
+    return _mmi(text, mean_directions(class_means, seen=seen, center=center, eps=eps), labels, seen)
+
+
+def mean_directions(class_means: Tensor, *, seen: Tensor | None, center: bool, eps: float) -> Tensor:
+    """Return (K, d) directions of class means, seen from the mean of those classes that have one."""
+    class_means = class_means.float()
+    if seen is not None and center:
+        class_means, center = class_means - class_means[seen].mean(dim=0), False
+    return directions(class_means, center=center, eps=eps)
+
+
+def _mmi(text: Tensor, means: Tensor, labels: Tensor | None, seen: Tensor | None) -> Tensor:
     if text.dim() == 2:
         per_class = (means - text).square().sum(dim=-1) / 2
         return per_class.mean() if seen is None else per_class[seen].mean()
@@ -81,9 +91,8 @@ def mmi_loss(
         raise ValueError("image-conditional text features (B, K, d) need the labels of the B images")
     own_text = text[torch.arange(len(labels), device=text.device), labels]
     per_image = (means[labels] - own_text).square().sum(dim=-1) / 2
-    counts = torch.bincount(labels, minlength=class_means.shape[0])
-    weights = 1.0 / counts[labels]
-    return (per_image * weights).sum() / (counts > 0).sum()
+    counts = torch.bincount(labels, minlength=means.shape[0])
+    return (per_image / counts[labels]).sum() / (counts > 0).sum()
 
 
 @register
@@ -95,6 +104,7 @@ class NPT(Regularizer):
     source = "arXiv 2306.15955"
     Config = NPTConfig
     config: NPTConfig
+    _fixed: tuple[Tensor, Tensor] | None = None
 
     @property
     def active(self) -> bool:
@@ -106,15 +116,19 @@ class NPT(Regularizer):
         center, eps = self.config.center, self.config.eps
         terms: dict[str, Tensor] = {}
         with torch.autocast(device_type=context.text_features.device.type, enabled=False):
+            text = directions(context.text_features, center=center, eps=eps)
             if self.config.lambda_lmc > 0:
-                terms["lmc"] = self.config.lambda_lmc * lmc_loss(context.text_features, center=center, eps=eps)
+                terms["lmc"] = self.config.lambda_lmc * _lmc(text, center=center)
             if self.config.lambda_mmi > 0:
-                terms["mmi"] = self.config.lambda_mmi * mmi_loss(
-                    context.text_features,
-                    context.class_means,
-                    labels=context.labels,
-                    seen=context.seen,
-                    center=center,
-                    eps=eps,
-                )
+                means = self._mean_directions(context)
+                terms["mmi"] = self.config.lambda_mmi * _mmi(text, means, context.labels, context.seen)
         return terms
+
+    def _mean_directions(self, context: CollapseContext) -> Tensor:
+        """Directions of the class means; on a frozen image path they are the same tensor in every step."""
+        if self._fixed is None or self._fixed[0] is not context.class_means or context.class_means.requires_grad:
+            means = mean_directions(
+                context.class_means, seen=context.seen, center=self.config.center, eps=self.config.eps
+            )
+            self._fixed = (context.class_means, means)
+        return self._fixed[1]
