@@ -67,24 +67,16 @@ def sets(backbone: Backbone, wanted: list[str]) -> Iterator[Pictures]:
     if "real" in wanted:
         half = load_half("look")
         yield encode(backbone, "real", half.pictures(), list(half.labels))
-    if "strokes" in wanted:
-        drawn = draw.draw_digits(700, 71, style="handwritten", scanned=1.0, worn=0.5)
-        yield encode(backbone, "strokes", [Image.fromarray(one) for one in drawn.images], list(drawn.labels))
-    if "fonts" in wanted:
-        drawn = draw.draw_digits(700, 73, fonts="unseen", worn=0.6)
-        yield encode(backbone, "fonts", [Image.fromarray(one) for one in drawn.images], list(drawn.labels))
-    if "fine" in wanted:  # compositional names: colour, texture, shape
-        shapes, colours, textures = (
-            ("star", "heart", "hexagon"),
-            ("red", "blue", "green", "purple"),
-            ("striped", "dotted"),
-        )
-        images, labels = [], []
-        for number, (shape, colour, texture) in enumerate((s, c, t) for s in shapes for c in colours for t in textures):
-            drawn = draw.draw_shapes(36, [75, number], names=[shape], colours=[colour], textures=[texture], worn=0.5)
-            images += [Image.fromarray(one) for one in drawn.images]
-            labels += [f"{texture} {colour} {shape}"] * 36
-        yield encode(backbone, "fine", images, labels)
+    hard: dict[str, Any] = {"ease": 0.0}  # every colour, place, warp and wear there is
+    drawings = {
+        "strokes": lambda: draw.draw_digits(700, 71, style="handwritten", scanned=0.5, **hard),
+        "fonts": lambda: draw.draw_digits(700, 73, fonts="unseen", **hard),
+        "shapes": lambda: draw.draw_shapes(900, 75, **hard),
+    }
+    for name, make in drawings.items():
+        if name in wanted:
+            drawn = make()
+            yield encode(backbone, name, [Image.fromarray(image) for image in drawn.images], list(drawn.labels))
 
 
 def one(backbone: Backbone, data: Pictures, shots: int, seed: int, config: TuneConfig) -> dict[str, Any]:
@@ -135,13 +127,15 @@ def one(backbone: Backbone, data: Pictures, shots: int, seed: int, config: TuneC
 def grid(what: str, base: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Settings to compare, by name."""
     if what == "lr":
-        for regularizer in ("none", "npt"):
-            for lr in (0.002, 0.01, 0.05, 0.25, 1.0, 4.0):
-                yield f"lr={lr:g} {regularizer}", {"lr": lr, "regularizer": regularizer}
+        for n_ctx in (4, 16):
+            for regularizer in ("none", "npt"):
+                for lr in (0.01, 0.03, 0.1, 0.3):
+                    settings = {"lr": lr, "regularizer": regularizer, "method_config": {"n_ctx": n_ctx}}
+                    yield f"lr={lr:g} n_ctx={n_ctx} {regularizer}", settings
     if what == "weights":
         yield "none", {"regularizer": "none"}
-        for lmc in (0.0, 0.3, 1.0, 3.0, 10.0):
-            for mmi in (0.0, 0.3, 1.0, 3.0, 10.0):
+        for lmc in (0.0, 1.0, 3.0, 10.0):
+            for mmi in (0.0, 1.0, 3.0, 10.0):
                 if lmc or mmi:
                     weights = {"lambda_lmc": lmc, "lambda_mmi": mmi}
                     yield f"lmc={lmc:g} mmi={mmi:g}", {"regularizer": "npt", "regularizer_config": weights}
@@ -165,7 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbone", default="demo")
     parser.add_argument("--what", default="lr,weights,views,epochs")
-    parser.add_argument("--sets", default="real,strokes,fonts,fine")
+    parser.add_argument("--sets", default="real,strokes,fonts,shapes")
     parser.add_argument("--shots", default="16,4")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)

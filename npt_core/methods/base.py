@@ -26,23 +26,20 @@ if TYPE_CHECKING:
 
 
 REFERENCE_LOGIT_SCALE = 100.0
-REFERENCE_EMBEDDING_RMS = 0.02
 
 
 def context_lr(backbone: Backbone, lr: float) -> float:
     """Scale a learning rate of learned text contexts to a backbone, never down.
 
-    Published rates belong to CLIP towers with a logit scale of 100 and token embeddings of about 0.02. One SGD step
-    moves a context, relative to its size, by an amount proportional to lr * scale / size^2: the gradient carries the
-    logit scale, and, behind the first layer norm, one over the size of the context. Keeping that amount the same gives
-    the factor below. Ours; measured in docs/decisions/.
+    Published rates belong to CLIP towers with a logit scale of 100. The gradient of the cross-entropy carries that scale
+    as a factor, so that a tower of scale 10 moves ten times less in each step of plain SGD. Ours; measured in
+    docs/decisions/.
 
     Args:
-        backbone: Its logit scale and the size of its (trained) token embeddings are read.
+        backbone: Its logit scale is read.
         lr: The rate for the published towers.
     """
-    size = backbone.text.embedding_rms(backbone.trained_token_ids) / REFERENCE_EMBEDDING_RMS
-    return lr * max(1.0, REFERENCE_LOGIT_SCALE / backbone.logit_scale * size**2)
+    return lr * max(1.0, REFERENCE_LOGIT_SCALE / backbone.logit_scale)
 
 
 class ImageInput(StrEnum):
