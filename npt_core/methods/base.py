@@ -31,8 +31,8 @@ REFERENCE_LOGIT_SCALE = 100.0
 def context_lr(backbone: Backbone, lr: float) -> float:
     """Scale a learning rate of learned text contexts to a backbone, never down.
 
-    Published rates belong to CLIP towers with a logit scale of 100. The gradient of the cross-entropy carries that scale
-    as a factor, so that a tower of scale 10 moves ten times less in each step of plain SGD. Ours; measured in
+    Published rates belong to CLIP towers with a logit scale of 100. The gradient of the cross-entropy carries that
+    scale as a factor, so that a tower of scale 10 moves ten times less in each step of plain SGD. Ours; measured in
     docs/decisions/.
 
     Args:
