@@ -52,7 +52,7 @@ class Line:
     def __str__(self) -> str:
         spread = f" ± {np.std(self.values, ddof=1):.3f}" if len(self.values) > 1 else ""
         verdict = "" if self.required is None else f">= {self.required:.2f}  {'PASS' if self.passed else 'FAIL'}"
-        return f"{self.title:<64} {np.mean(self.values):.3f}{spread:<8}  {verdict}"
+        return f"{self.title:<72} {np.mean(self.values):.3f}{spread:<8}  {verdict}"
 
 
 def encode(backbone: Backbone, images: Sequence[Image.Image] | NDArray[np.uint8]) -> Tensor:
@@ -155,9 +155,10 @@ def real_lines(backbone: Backbone, half: str, seeds: int) -> list[Line]:
             results[name].append(tuned(backbone, source, rows, measured, rest, config))
         known = [source.labels[row] for row in rows]
         results["linear probe"].append(probe(look[rows], known, features[rest], [measured.labels[i] for i in rest]))
-    best = max(("coop", "coop + npt"), key=lambda name: float(np.mean(results[name])))
     for name, values in results.items():
-        lines.append(Line(f"{name}, {SHOTS} images a class, {title}", values, 0.85 if name == best else None))
+        # The requirement is on what the service does by default.
+        least = 0.85 if name == "coop + npt" else None
+        lines.append(Line(f"{name}, {SHOTS} images a class, {title}", values, least))
     return lines
 
 

@@ -48,9 +48,7 @@ def replace_deep(x: torch.Tensor, vectors: torch.Tensor, start: int) -> torch.Te
     return torch.cat([x[:, :start], fresh, x[:, start + fresh.shape[1] :]], dim=1)
 
 
-def in_chunks(
-    run: Callable[..., torch.Tensor], inputs: tuple[torch.Tensor, ...], chunk: int | None
-) -> torch.Tensor:
+def in_chunks(run: Callable[..., torch.Tensor], inputs: tuple[torch.Tensor, ...], chunk: int | None) -> torch.Tensor:
     """`run` over pieces of the first axis of `inputs`, checkpointed while gradients are recorded; joined again."""
     total = inputs[0].shape[0]
     if chunk is None or chunk >= total:
@@ -59,7 +57,5 @@ def in_chunks(
     pieces = []
     for part in range(math.ceil(total / chunk)):
         piece = tuple(t[part * chunk : (part + 1) * chunk] for t in inputs)
-        pieces.append(
-            checkpoint(run, *piece, use_reentrant=False, preserve_rng_state=False) if again else run(*piece)
-        )
+        pieces.append(checkpoint(run, *piece, use_reentrant=False, preserve_rng_state=False) if again else run(*piece))
     return torch.cat(pieces)

@@ -32,7 +32,7 @@ from npt_core.errors import ConfigError
 class Plan:
     """Everything that decides a run, apart from `steps`, which may change on resuming before the decay starts."""
 
-    steps: int = 1500
+    steps: int = 950
     batch: int = 128
     captions: int = 64
     seed: int = 0
