@@ -138,7 +138,7 @@ class Outcome(Record):
 
     model: ModelDraft | None = None
     warnings: tuple[str, ...] = ()
-    counters: dict[str, float] = Field(default_factory=dict)
+    counters: dict[str, int | float] = Field(default_factory=dict)
     metrics: dict[str, Any] | None = None
     result: dict[str, Any] | None = None
 
@@ -154,7 +154,7 @@ class JobEnd(Record):
     error: Problem | None = None
     model_id: str | None = None
     warnings: tuple[str, ...] = ()
-    counters: dict[str, float] = Field(default_factory=dict)
+    counters: dict[str, int | float] = Field(default_factory=dict)
     metrics: dict[str, Any] | None = None
     result: dict[str, Any] | None = None
     progress: JobProgress | None = None
@@ -179,7 +179,7 @@ class JobRecord(Record):
     warnings: tuple[str, ...] = ()
     error: Problem | None = None
     attempts: int = 0
-    counters: dict[str, float] = Field(default_factory=dict)
+    counters: dict[str, int | float] = Field(default_factory=dict)
     metrics: dict[str, Any] | None = None
     result: dict[str, Any] | None = None
     owner: str | None = None
