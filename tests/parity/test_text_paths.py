@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from npt_core.clip import PromptTable, init_ctx
+from npt_core.clip import PromptTable, init_ctx, text_fast
 from npt_core.clip.prompts import PromptBatch
 from npt_core.clip.text import TextTower
 from npt_core.clip.text_fast import _fill, _plan
@@ -62,6 +64,19 @@ def assert_same(tower: TextTower, make: Any, learned: list[torch.Tensor], chunk:
         torch.testing.assert_close(quick, full, rtol=1e-10, atol=1e-12 * float(full.norm()))
 
 
+@contextmanager
+def pack_rows(rows: int) -> Iterator[None]:
+    """Packs of about so many rows, so that a handful of prompts already fills several."""
+    before = text_fast._PACK_ROWS
+    text_fast._PACK_ROWS = rows
+    text_fast._plan.cache_clear()
+    try:
+        yield
+    finally:
+        text_fast._PACK_ROWS = before
+        text_fast._plan.cache_clear()
+
+
 def random_ctx(shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return (noise * 0.1).requires_grad_()
@@ -87,12 +102,24 @@ def test_class_specific_context_and_phrasings(tower: str, position: Any, each: s
 
 
 @pytest.mark.parametrize("position", ["end", "middle", "front"])
-@pytest.mark.parametrize("chunk", [None, 2])
-def test_one_context_for_each_image(position: Any, chunk: int | None) -> None:
+@pytest.mark.parametrize(("chunk", "rows"), [(None, 64), (2, 64), (None, 8)])
+def test_one_context_for_each_image(position: Any, chunk: int | None, rows: int) -> None:
     b = backbone("root")
-    table = PromptTable(b, classes(4), 4, position)
+    table = PromptTable(b, classes(7), 4, position)
     ctx = random_ctx((3, 4, b.d_text))
-    assert_same(b.text, lambda: table.assemble(ctx, grouped=True), [ctx], chunk)
+    with pack_rows(rows):
+        assert_same(b.text, lambda: table.assemble(ctx, grouped=True), [ctx], chunk)
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+def test_more_prompts_than_one_pack_holds(tower: str) -> None:
+    b = backbone(tower)
+    many = [f"{name} number {i}" for name in NAMES for i in range(4)]
+    table = PromptTable(b, many, 3)
+    lengths = tuple((table.eot_index - 3).tolist())
+    assert text_fast._plan(lengths, max(lengths), 4, b.device, b.dtype).packs > 1
+    ctx = random_ctx((3, b.d_text))
+    assert_same(b.text, lambda: table.assemble(ctx), [ctx], None)
 
 
 def test_groups_do_not_mix() -> None:
@@ -106,12 +133,15 @@ def test_groups_do_not_mix() -> None:
 
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("depth", [1, 2])
-def test_deep_context(depth: int, grouped: bool) -> None:
+@pytest.mark.parametrize("rows", [64, 8])
+def test_deep_context(depth: int, grouped: bool, rows: int) -> None:
     b = backbone("root")
     table = PromptTable(b, classes(5), 3)
     ctx = random_ctx((2, 3, b.d_text) if grouped else (3, b.d_text))
     deep = random_ctx((depth, 3, b.d_text), seed=1)
-    assert_same(b.text, lambda: table.assemble(ctx, grouped=grouped, deep_ctx=deep), [ctx, deep], 2)
+    with pack_rows(rows):
+        for chunk in (None, 2):
+            assert_same(b.text, lambda: table.assemble(ctx, grouped=grouped, deep_ctx=deep), [ctx, deep], chunk)
 
 
 @pytest.mark.parametrize("n_ctx", [0, 1])
@@ -145,7 +175,8 @@ def test_any_layout(data: st.DataObject) -> None:
     eot = torch.tensor(lengths) + p - 1
     chunk = data.draw(st.sampled_from([None, 1, 2, 5, 100]), label="chunk")
     learned = [prefix, suffix] if p else [suffix]
-    assert_same(b.text, lambda: PromptBatch(prefix, suffix, eot), learned, chunk)
+    with pack_rows(data.draw(st.sampled_from([1, 7, 64]), label="rows of a pack")):
+        assert_same(b.text, lambda: PromptBatch(prefix, suffix, eot), learned, chunk)
 
 
 def test_what_stands_behind_eot_does_not_matter() -> None:

@@ -152,6 +152,15 @@ def test_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def test_the_demo_that_is_shipped() -> None:
+    b = load_backbone("demo", device="cpu")
+    assert b.text_path == "fast"
+    assert b.image.prompt_refusal is None
+    assert b.unseen_words("a photo of a seven") == []
+    assert b.unseen_words("a photo of a zebra") == ["zebra"]
+    assert len({load_backbone("demo", device="cpu").fingerprint, b.fingerprint}) == 1
+
+
 # --- what every backbone does -----------------------------------------------------------------------------------------
 
 

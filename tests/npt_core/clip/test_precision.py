@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from open_clip.transformer import LayerNormFp32
+from torch import nn
 from torch.nn import functional as F
 
 from npt_core.clip import PromptTable
@@ -46,6 +48,9 @@ def test_bf16_stays_close_to_fp32(kind: str) -> None:
     exact, rough = tiny_backbone(kind), tiny_backbone(kind, precision="bf16")
     assert rough.dtype == torch.bfloat16
     assert rough.nbytes < exact.nbytes
+    norms = [m for m in rough._model.modules() if isinstance(m, nn.LayerNorm)]
+    assert {type(m) for m in norms} == {LayerNormFp32}, "accelerators do not mix widths within one norm"
+    assert {m.weight.dtype for m in norms} == {torch.float32}
     pixels = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     texts = ["a photo of a cat", "two dogs", "the number seven"]
     for mine, other in (
