@@ -55,7 +55,7 @@ class DatasetRepository:
         """Judge an uploaded archive and keep it; `part` is gone afterwards, whatever happens.
 
         Returns:
-            The record, and False where the same pictures were there already.
+            The record, and False where the same pictures were there already; what was left out is this archive's.
 
         Raises:
             ArchiveError: hostile or unreadable; every fault is listed.
@@ -92,7 +92,9 @@ class DatasetRepository:
         folder = f"datasets/{record.id}"
         with self._store.lock("datasets"):
             if self._store.exists(f"{folder}/{RECORD}"):
-                return self.get(record.id), False
+                # The pictures are known; what this archive had besides them is not.
+                known = self.get(record.id)
+                return known.model_copy(update={"faults": record.faults, "skipped": record.skipped}), False
             self._store.put_file(f"{folder}/{BLOB}", part)
             self._store.put(f"{folder}/{MANIFEST}", manifest)
             self._store.put(f"{folder}/{RECORD}", record.to_json())

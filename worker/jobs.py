@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -103,6 +103,7 @@ class JobStore:
         owner: str | None = None,
         idempotency_key: str | None = None,
         fingerprint: str | None = None,
+        warnings: Sequence[str] = (),
     ) -> tuple[JobSpec, bool]:
         """Write a new job durably, or find the one the same request made before (False).
 
@@ -120,6 +121,7 @@ class JobStore:
             config=dict(config),
             owner=owner,
             queue=self._settings.queue,
+            warnings=tuple(warnings),
         )
         if idempotency_key is not None:
             earlier = self._claim_key(f"{owner or ''}\0{idempotency_key}", fingerprint, spec.id)

@@ -110,6 +110,7 @@ class JobSpec(Record):
     config: dict[str, Any] = Field(default_factory=dict)
     owner: str | None = None
     queue: str = "default"
+    warnings: tuple[str, ...] = ()  # what the upload that asked for it had to leave out
 
 
 class Attempt(Record):

@@ -14,7 +14,7 @@ Everything but `events.tail` is synchronous and thread-safe: an event loop calls
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +72,7 @@ class Services:
         owner: str | None = None,
         idempotency_key: str | None = None,
         fingerprint: str | None = None,
+        warnings: Sequence[str] = (),
     ) -> tuple[JobRecord, bool]:
         """Accept a job: durable when this returns, even while Redis is away. False: the same request was replayed.
 
@@ -89,6 +90,7 @@ class Services:
             owner=owner,
             idempotency_key=idempotency_key,
             fingerprint=fingerprint,
+            warnings=warnings,
         )
         if created:
             try:

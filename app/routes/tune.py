@@ -100,9 +100,11 @@ async def tune(
             name, dataset_id = _checked(form, upload)
             config = await in_thread(parse_config, form.one("config"), context.settings.backbone_entries)
             content = upload.sha256 if upload else dataset_id or ""
+            left_out: list[str] = []
             if upload is not None:
                 dataset, _ = await store_dataset(context, upload)
                 dataset_id = dataset.id
+                left_out = [f"{fault.path}: {fault.message}" for fault in dataset.faults]
             record, created = await in_thread(
                 context.services.start_job,
                 "tune",
@@ -112,6 +114,7 @@ async def tune(
                 owner=caller.id,
                 idempotency_key=key,
                 fingerprint=fingerprint(content, config, name) if key else None,
+                warnings=left_out,
             )
     response.headers["Location"] = link(request, f"/jobs/{record.id}")
     response.headers["Retry-After"] = POLL_AFTER_S

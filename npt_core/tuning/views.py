@@ -15,7 +15,7 @@ from PIL import Image
 VIEW_RECIPE = 1
 """Changes whenever a view of the same image may look different; part of every cache key of a crop."""
 
-SCALE = (0.6, 1.0)
+SCALE = (0.8, 1.0)
 RATIO = (0.85, 1 / 0.85)
 
 
@@ -25,7 +25,7 @@ def view_of(image: Image.Image, sha256: str, view: int) -> Image.Image:
     Args:
         image: The decoded image, any size.
         sha256: Hash of the image file: with `view` it is the seed, so that no training seed changes a view.
-        view: 0 is the image itself; others are crops of 60 to 100 % of its area, nearly its own aspect ratio.
+        view: 0 is the image itself; others are crops of 80 to 100 % of its area, nearly its own aspect ratio.
     """
     if view == 0:
         return image
