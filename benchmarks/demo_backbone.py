@@ -89,7 +89,6 @@ def drawn_lines(backbone: Backbone, seeds: int, n: int) -> Iterator[Line]:
             yield Line(f"zero-shot, {len(names)} {title}{kind}", values, least)
             if not kind:
                 yield Line(f'  the same with "{TEMPLATES[0]}" alone', single)
-    return lines
 
 
 def few(labels: Sequence[str], seed: int) -> list[int]:

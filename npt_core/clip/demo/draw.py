@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from npt_core.clip.demo import effects
 from npt_core.clip.demo import vocabulary as v
-from npt_core.clip.demo.fonts import FontFace, load_font, split_fonts
+from npt_core.clip.demo.fonts import FontFace, load_font, load_own_font, split_fonts
 from npt_core.clip.demo.shapes import shape_mask
 from npt_core.clip.demo.strokes import write_digit
 from npt_core.errors import ConfigError
@@ -78,7 +78,7 @@ def glyph_mask(
 ) -> NDArray[np.uint8]:
     """One printed character, (size, size), ink 255 on 0; Pillow's own font where `face` is None."""
     points = int(size * (0.98 - loose * rng.uniform(0, 0.34)) / 4) * 4
-    font = ImageFont.load_default(points) if face is None else load_font(face.path, points)
+    font = load_own_font(points) if face is None else load_font(face.path, points)
     left, top, right, bottom = font.getbbox(text)
     image = Image.new("L", (size, size))
     room_x, room_y = size - (right - left), size - (bottom - top)

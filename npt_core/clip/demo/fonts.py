@@ -129,3 +129,9 @@ def _read_face(path: Path) -> FontFace | None:
 def load_font(path: str, size: int) -> ImageFont.FreeTypeFont:
     """The font of a file at `size` pixels, kept for the next call."""
     return ImageFont.truetype(path, size)
+
+
+@lru_cache(maxsize=64)
+def load_own_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The font that Pillow brings along; unpacking it takes longer than drawing with it."""
+    return ImageFont.load_default(size)

@@ -35,6 +35,7 @@ class Plan:
     steps: int = 950
     batch: int = 128
     captions: int = 64
+    start_pictures: int = 512
     seed: int = 0
     lr: float = 2e-3
     lr_hidden: float = 0.025
@@ -58,7 +59,7 @@ class Run:
             self.model: CLIP = training.build_model(config, len(self.tokenizer.ids))
         self.model.train()
         rng = np.random.default_rng([plan.seed, 0])
-        first = draw.draw_batch(rng, 512, families=self.families)
+        first = draw.draw_batch(rng, plan.start_pictures, families=self.families)
         training.start_places(self.model)
         training.start_centred(self.model, self.tokenizer, first, rng)
         self.optimisers = training.optimisers(self.model, plan.weight_decay)

@@ -14,7 +14,7 @@ from npt_core.clip.demo.muon import Muon, orthogonalise
 from npt_core.errors import ConfigError
 from tests.npt_core.clip.demo.test_weights import tiny_config
 
-PLAN = pretrain.Plan(steps=6, batch=12, captions=8, warm_up=2)
+PLAN = pretrain.Plan(steps=6, batch=12, captions=8, start_pictures=48, warm_up=2)
 
 
 def test_resume_is_exact(tmp_path: Path) -> None:
@@ -35,10 +35,14 @@ def test_resume_is_exact(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     run = pretrain.Run(PLAN, tiny_config(), families=[])
     run.save(tmp_path / "checkpoint.pt")
-    other = pretrain.Run(pretrain.Plan(steps=9, batch=12, captions=8, warm_up=2), tiny_config(), families=[])
+    other = pretrain.Run(
+        pretrain.Plan(steps=9, batch=12, captions=8, start_pictures=48, warm_up=2), tiny_config(), families=[]
+    )
     other.load(tmp_path / "checkpoint.pt")  # only the number of steps differs
     with pytest.raises(ConfigError, match="another run"):
-        pretrain.Run(pretrain.Plan(seed=1), tiny_config(), families=[]).load(tmp_path / "checkpoint.pt")
+        pretrain.Run(pretrain.Plan(seed=1, batch=12, captions=8, start_pictures=48), tiny_config(), families=[]).load(
+            tmp_path / "checkpoint.pt"
+        )
 
 
 def test_only_false_captions_push_pictures_away() -> None:
@@ -75,7 +79,7 @@ def test_muon_goes_down() -> None:
     weight = torch.nn.Parameter(torch.zeros(9, 3))
     goal = torch.randn(9, 3, generator=torch.Generator().manual_seed(1))
     optimiser = Muon([weight], lr=0.05)
-    first = float((weight - goal).square().sum())
+    first = float(goal.square().sum())
     for _ in range(40):
         optimiser.zero_grad()
         loss = (weight - goal).square().sum()
@@ -87,7 +91,7 @@ def test_muon_goes_down() -> None:
 
 
 def test_first_features_are_centred() -> None:
-    run = pretrain.Run(pretrain.Plan(batch=12, captions=8), tiny_config(), families=[])
+    run = pretrain.Run(pretrain.Plan(batch=12, captions=8, start_pictures=96), tiny_config(), families=[])
     pictures = pretrain.draw.draw_batch(np.random.default_rng(3), 64, families=[])
     with torch.no_grad():
         features = F.normalize(run.model.visual(training.normalise(pictures.pixels)), dim=-1)
