@@ -180,9 +180,9 @@ class JobStore:
         end = self.files.end(spec.id)
         if end is not None:
             self.carry_out(spec.id, end)
-            return JobRecord(
-                **base, **end.model_dump(exclude={"fence"}), cancel_requested=end.status is JobStatus.CANCELLED
-            )
+            facts = base | end.model_dump(exclude={"fence"})
+            facts["warnings"] = tuple(dict.fromkeys((*spec.warnings, *end.warnings)))
+            return JobRecord(**facts, cancel_requested=end.status is JobStatus.CANCELLED)
         live, position = self._live(spec)
         fences = self.files.fences(spec.id)
         status = JobStatus.QUEUED

@@ -123,7 +123,19 @@ def test_the_report_says_what_it_was_measured_on(service: Service, tuned: dict[s
         assert interval[0] <= report["metrics"][side]["accuracy"] <= interval[1]
         assert report["geometry"][side]["equiangularity_mean"] is not None
     assert report["refitted"] is True
-    assert report["geometry"]["tuned"]["equiangularity_mean"] < report["geometry"]["zero_shot"]["equiangularity_mean"]
+
+
+def test_the_npt_terms_pull_the_classes_towards_the_frame(
+    service: Service, digits: bytes, tuned: dict[str, Any]
+) -> None:
+    """The same tuning, seed and order with and without them: what differs is the terms alone."""
+    plain = service.wait_for_status(service.tune(digits, QUICK | {"regularizer": "none"}).json()["id"], "succeeded")
+    with_terms, without = (
+        service.client.get(f"/models/{job['model_id']}/report").json()["geometry"]["tuned"]
+        for job in (tuned["job"], plain)
+    )
+    assert with_terms["equiangularity_mean"] < without["equiangularity_mean"]
+    assert with_terms["duality"] > without["duality"]
 
 
 def test_bad_pictures_are_left_out_and_named(service: Service, digits: bytes) -> None:

@@ -57,7 +57,7 @@ def run(context: JobContext) -> Outcome:
             labels=result.classifier.labels,
             metrics=dict(manifest["metrics"]),
         ),
-        warnings=tuple(dict.fromkeys((*spec.warnings, *result.warnings))),
+        warnings=tuple(result.warnings),
         counters={**result.counters, **{f"seconds_{phase}": value for phase, value in report.seconds.items()}},
         metrics=dict(manifest["metrics"]),
     )
