@@ -44,6 +44,19 @@ def test_the_same_pictures_zipped_twice_are_one_data_set(services: Services) -> 
     assert len(services.datasets.list().items) == 1
 
 
+def test_what_an_archive_of_known_pictures_leaves_out_is_said_of_that_archive_and_its_job(services: Services) -> None:
+    files = classes("cat", "dog")
+    known, _ = services.datasets.add(upload(services, files), "a.zip")
+    again, created = services.datasets.add(upload(services, files | {"cat/broken.png": b"\x89PNG no"}), "b.zip")
+    assert (again.id, created) == (known.id, False)
+    assert [fault.path for fault in again.faults] == ["cat/broken.png"]
+    assert services.datasets.get(known.id).faults == ()  # the stored data set has no such file
+    job, _ = services.start_job("tune", {}, dataset_id=known.id, warnings=["cat/broken.png: is no image"])
+    assert job.warnings == services.jobs.get(job.id).warnings == ("cat/broken.png: is no image",)
+    services.cancel_job(job.id)
+    assert services.jobs.get(job.id).warnings == job.warnings
+
+
 def test_many_uploads_of_one_data_set_at_once(services: Services) -> None:
     files = classes("cat", "dog")
     created: list[bool] = []
