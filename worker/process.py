@@ -114,9 +114,14 @@ def begin_child(app: NPTCelery) -> None:
 
 def _install_signals() -> None:
     before = signal.getsignal(signal.SIGTERM)
+    told = False
 
     def on_drain(number: int, frame: FrameType | None) -> None:
-        _drain.set()
+        nonlocal told
+        if not told:
+            told = True
+            # Not here: the thread this interrupts may hold the event's own lock, and would wait for itself.
+            threading.Thread(target=_drain.set, name="drain", daemon=True).start()
         if number == signal.SIGTERM and not _working.is_set():
             if callable(before):
                 before(number, frame)

@@ -56,7 +56,7 @@ class Warden:
         """The worker is to end: its child hands its job back. Safe in a signal handler."""
         if self._draining is None:
             self._draining = time.monotonic()
-        self._wake.set()
+            self._wake.set()
 
     def stop(self) -> None:
         """The worker has ended in good order."""
@@ -73,9 +73,10 @@ class Warden:
                 self.watch_once()
             except Exception:
                 log.exception("warden round failed")
-            self._wake.wait(DRAIN_POLL_S if self._draining is not None else self._settings.watch_every_s)
-            if self._draining is None:
-                self._wake.clear()
+            if self._draining is not None:
+                self._stop.wait(DRAIN_POLL_S)  # `_wake` stays set from here on, waiting for it would be no wait at all
+            else:
+                self._wake.wait(self._settings.watch_every_s)
 
     def watch_once(self) -> None:
         """One round: with Redis where it answers, by the local marks where it does not."""
