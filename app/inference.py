@@ -1,15 +1,13 @@
 """Prediction in this process: backbones, classifiers and batches, loaded when first asked for, off the event loop.
 
-torch and open_clip are imported by the first prediction (or the preload at start), not by the app. Pictures are decoded
-in a thread pool and encoded in micro-batches on one thread for each backbone; that thread alone runs the towers.
+torch and open_clip are imported by the first prediction (or the preload at start), not by the app.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,11 +17,11 @@ import structlog
 from anyio import to_thread
 
 from app.caches import LoadingCache
+from app.encoding import Loaded, Seen, Wish
 from app.metrics import Metrics
 from app.problems import Problem
 from app.settings import AppSettings
 from npt_core.errors import BackboneError, DataError, NPTError, OutOfMemoryError, OverloadedError, UnknownBackboneError
-from npt_core.serving.batcher import MicroBatcher
 from worker.errors import NotFoundError
 from worker.models import ModelRepository
 
@@ -38,7 +36,6 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 ZERO_SHOT = "zero-shot"
-MAX_PREPARE_THREADS = 8
 DRAIN_S = 10.0
 CLASSIFIER_OVERHEAD_BYTES = 16 * 1024  # the objects around the tensors
 
@@ -91,75 +88,6 @@ class Answered:
 
 
 @dataclass(frozen=True)
-class _Wish:
-    """One picture, and what of it is needed."""
-
-    data: bytes
-    features: bool
-    tokens: bool
-    pixels: bool
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """A picture as the classifiers take it; (d), (T, d_vision), (3, H, W)."""
-
-    features: Tensor | None
-    tokens: Tensor | None
-    pixels: Tensor | None
-
-
-_Batcher = MicroBatcher[_Wish, tuple[_Wish, Any], _Seen]
-
-
-class Loaded:
-    """A backbone in memory and the thread that owns it."""
-
-    def __init__(self, backbone: Backbone, settings: AppSettings, on_batch: Callable[[int, float], None]) -> None:
-        self.backbone = backbone
-        threads = settings.decode_threads or min(MAX_PREPARE_THREADS, os.cpu_count() or 1)
-        self.batcher: _Batcher = MicroBatcher(
-            self._prepare,
-            self._run,
-            max_batch=settings.max_batch,
-            max_pending=max(settings.max_pending, settings.max_images),
-            prepare_threads=threads,
-            name=backbone.name,
-            on_batch=on_batch,
-        )
-        self._target = max(_sides(backbone.image_size))
-
-    def _prepare(self, wish: _Wish) -> tuple[_Wish, Tensor]:
-        from npt_core.data.images import decode_image
-
-        return wish, self.backbone.load_pixels(decode_image(wish.data, target=self._target))
-
-    def _run(self, items: Sequence[tuple[_Wish, Tensor]]) -> list[_Seen]:
-        import torch
-
-        pixels = torch.stack([tensor for _, tensor in items])
-        features = tokens = None
-        if any(wish.tokens for wish, _ in items):
-            with torch.no_grad():
-                encoded = self.backbone.image.encode_tokens(pixels.to(self.backbone.device))
-            features, tokens = encoded.pooled.cpu(), encoded.tokens.cpu()
-        elif any(wish.features for wish, _ in items):
-            features = self.backbone.encode_images(pixels).cpu()
-        return [
-            _Seen(
-                features[n] if features is not None else None,
-                tokens[n] if tokens is not None and wish.tokens else None,
-                tensor if wish.pixels else None,
-            )
-            for n, (wish, tensor) in enumerate(items)
-        ]
-
-
-def _sides(size: Any) -> tuple[int, ...]:
-    return (size,) if isinstance(size, int) else tuple(size)
-
-
-@dataclass(frozen=True)
 class _Plan:
     """One classifier ready to answer."""
 
@@ -189,6 +117,7 @@ class Inference:
         )
         self._closing: set[asyncio.Task[Any]] = set()
         self._failures: dict[str, str] = {}
+        self._preloading = False
 
     # --- backbones ----------------------------------------------------------------------------------------------------
 
@@ -243,12 +172,23 @@ class Inference:
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
-    async def preload(self) -> None:
-        """Load the first backbone; a failure is told to whoever asks for it."""
+    def preload(self) -> asyncio.Task[None]:
+        """Begin to load the first backbone; a failure is told to whoever asks for it."""
+        self._preloading = True  # before anybody can ask
+        return asyncio.create_task(self._preload(), name="preload")
+
+    async def _preload(self) -> None:
         try:
             await self.backbone()
         except NPTError:
             return  # it was logged where it happened
+        finally:
+            self._preloading = False
+
+    @property
+    def preloading(self) -> bool:
+        """Whether the first backbone is on its way into memory."""
+        return self._preloading
 
     async def describe_backbones(self) -> list[dict[str, Any]]:
         """Every configured backbone; those in memory in full."""
@@ -328,7 +268,7 @@ class Inference:
             OverloadedError: Too much is waiting already.
         """
         plans = [await self._plan(name, question) for name in question.models]
-        seen: dict[str, list[_Seen | NPTError]] = {}
+        seen: dict[str, list[Seen | NPTError]] = {}
         for plan in plans:
             name = plan.loaded.backbone.name
             if name not in seen:
@@ -344,14 +284,14 @@ class Inference:
 
     async def _look(
         self, loaded: Loaded, pictures: Sequence[Picture], classifiers: Sequence[Classifier]
-    ) -> list[_Seen | NPTError]:
+    ) -> list[Seen | NPTError]:
         """Decode and encode. The same bytes twice are looked at once, so that they get the same answer."""
         tokens = any(classifier.needs_tokens for classifier in classifiers)
         pixels = any(classifier.needs_pixels for classifier in classifiers)
         features = any(not classifier.needs_pixels for classifier in classifiers)
         keys = [hashlib.sha256(picture.data).digest() for picture in pictures]
         wishes = {
-            key: _Wish(picture.data, features, tokens, pixels) for key, picture in zip(keys, pictures, strict=True)
+            key: Wish(picture.data, features, tokens, pixels) for key, picture in zip(keys, pictures, strict=True)
         }
         futures = loaded.batcher.submit_many(list(wishes.values()))
         results = await asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
@@ -359,9 +299,9 @@ class Inference:
         return [_seen_or_error(found[key]) for key in keys]
 
     async def _answer(
-        self, plan: _Plan, pictures: Sequence[Picture], seen: Sequence[_Seen | NPTError], question: Question
+        self, plan: _Plan, pictures: Sequence[Picture], seen: Sequence[Seen | NPTError], question: Question
     ) -> Answered:
-        good = [one for one in seen if isinstance(one, _Seen)]
+        good = [one for one in seen if isinstance(one, Seen)]
         ranked: list[Ranked] = []
         if good:
 
@@ -425,8 +365,8 @@ async def _wait(future: Future[T]) -> T:
     return await asyncio.wrap_future(future)
 
 
-def _seen_or_error(result: _Seen | BaseException) -> _Seen | NPTError:
-    if isinstance(result, _Seen | DataError):
+def _seen_or_error(result: Seen | BaseException) -> Seen | NPTError:
+    if isinstance(result, Seen | DataError):
         return result
     if isinstance(result, MemoryError):
         return OutOfMemoryError("There was not enough memory to decode this image; send a smaller one.")
@@ -435,7 +375,7 @@ def _seen_or_error(result: _Seen | BaseException) -> _Seen | NPTError:
     raise result
 
 
-def _scores(plan: _Plan, seen: Sequence[_Seen]) -> Scores:
+def _scores(plan: _Plan, seen: Sequence[Seen]) -> Scores:
     import torch
 
     classifier = plan.classifier

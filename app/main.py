@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
@@ -123,8 +122,7 @@ async def _resources(
         )
         metrics.collect_state(lambda: _state(context))
         if settings.preload:
-            preload = asyncio.create_task(inference.preload(), name="preload")
-            stack.callback(preload.cancel)
+            stack.callback(inference.preload().cancel)
         yield context
 
 

@@ -124,7 +124,7 @@ class Job(Answer):
     warnings: list[str]
     error: Problem | None
     attempts: int
-    counters: dict[str, float]
+    counters: dict[str, int | float]
     metrics: dict[str, Any] | None
 
     @classmethod

@@ -5,7 +5,8 @@
     │   └── IncompatibleError        two settings make no sense together
     ├── DataError                    what the user sent cannot be used
     │   ├── ArchiveError             hostile or unreadable archive
-    │   │   └── ArchiveTooLargeError over a limit of size, count or ratio
+    │   │   ├── ArchiveTooLargeError over a limit of size, count or ratio
+    │   │   └── DamagedEntryError    one entry cannot be read (data/archive.py)
     │   ├── DatasetError             nothing can be learned from what is left
     │   └── ImageError               one picture cannot be read
     ├── BackboneError

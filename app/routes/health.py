@@ -25,11 +25,15 @@ async def livez() -> Liveness:
     responses={503: {"model": Readiness, "description": "Something that it needs is missing"}},
 )
 async def readyz(context: Ctx, response: Response) -> Readiness:
-    """The service can take work: the store is writable, Redis answers, its state is restored.
+    """The service can take work: the store is writable, Redis answers, its state is restored, a backbone is in memory.
 
-    A missing worker is said but does not count: jobs are accepted and wait for one.
+    A missing worker is said but does not count: jobs are accepted and wait for one. Nor does a backbone that cannot be
+    loaded: `GET /backbones` says why, and everything that does not need it works.
     """
     checks = await in_thread(readiness, context.services)
+    checks["backbone"] = _check(
+        not context.inference.preloading, "not waited for", "the first backbone is being loaded into memory"
+    )
     ready = all(check.ok for name, check in checks.items() if name != "workers")
     if not ready:
         response.status_code = 503

@@ -190,6 +190,8 @@ class Trainer:
         try:
             if not resumed:
                 self._measure(0)
+                # At once: what came before (encoding, another stage) is then not charged to a worker killed early on.
+                self.checkpointer.save(self.stage, self._state())
             for epoch in range(self.at.epoch, schedule.epochs):
                 self._run_epoch(epoch)
                 method.on_epoch_end(epoch + 1, schedule.epochs)

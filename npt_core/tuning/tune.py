@@ -132,6 +132,7 @@ class _Tuning:
         parent: Classifier | None,
     ) -> None:
         self.dataset, self.config, self.backbone, self.parent = dataset, config, backbone, parent
+        self.source_id = dataset.id  # what was handed in, whichever pictures of it turn out unreadable
         # Without a cache of the caller's, one for this call: replanning after a bad image must encode nothing again.
         self.cache = cache if cache is not None else MemoryFeatureCache()
         self.control = control or GoOn()
@@ -504,7 +505,7 @@ class _Tuning:
         shipped = self._labels(plan.ship)
         counts = torch.bincount(shipped, minlength=len(self.classes)).tolist()
         return {
-            "id": self.dataset.id,
+            "id": self.source_id,
             "classes": [{**describe_class(one), "count": n} for one, n in zip(self.classes, counts, strict=True)],
             "splits": {split: len(samples) for split, samples in self.dataset.splits.items()},
             "left_out": [{"path": fault.path, "message": fault.message} for fault in self.bad],

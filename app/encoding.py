@@ -1,0 +1,89 @@
+"""One backbone in memory: pictures are decoded in a thread pool and encoded in micro-batches on the one thread that
+owns the towers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from app.settings import AppSettings
+from npt_core.serving.batcher import MicroBatcher
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from npt_core.clip.backbone import Backbone
+
+MAX_PREPARE_THREADS = 8
+
+
+@dataclass(frozen=True)
+class Wish:
+    """One picture, and what of it is needed."""
+
+    data: bytes
+    features: bool
+    tokens: bool
+    pixels: bool
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A picture as the classifiers take it; (d), (T, d_vision), (3, H, W)."""
+
+    features: Tensor | None
+    tokens: Tensor | None
+    pixels: Tensor | None
+
+
+Batcher = MicroBatcher[Wish, tuple[Wish, Any], Seen]
+
+
+class Loaded:
+    """A backbone in memory and the thread that owns it."""
+
+    def __init__(self, backbone: Backbone, settings: AppSettings, on_batch: Callable[[int, float], None]) -> None:
+        self.backbone = backbone
+        threads = settings.decode_threads or min(MAX_PREPARE_THREADS, os.cpu_count() or 1)
+        self.batcher: Batcher = MicroBatcher(
+            self._prepare,
+            self._run,
+            max_batch=settings.max_batch,
+            max_pending=max(settings.max_pending, settings.max_images),
+            prepare_threads=threads,
+            name=backbone.name,
+            on_batch=on_batch,
+        )
+        self._target = max(_sides(backbone.image_size))
+
+    def _prepare(self, wish: Wish) -> tuple[Wish, Tensor]:
+        from npt_core.data.images import decode_image
+
+        return wish, self.backbone.load_pixels(decode_image(wish.data, target=self._target))
+
+    def _run(self, items: Sequence[tuple[Wish, Tensor]]) -> list[Seen]:
+        import torch
+
+        pixels = torch.stack([tensor for _, tensor in items])
+        features = tokens = None
+        if any(wish.tokens for wish, _ in items):
+            with torch.no_grad():
+                encoded = self.backbone.image.encode_tokens(pixels.to(self.backbone.device))
+            features, tokens = encoded.pooled.cpu(), encoded.tokens.cpu()
+        elif any(wish.features for wish, _ in items):
+            features = self.backbone.encode_images(pixels).cpu()
+        return [
+            Seen(
+                features[n] if features is not None else None,
+                tokens[n] if tokens is not None and wish.tokens else None,
+                tensor if wish.pixels else None,
+            )
+            for n, (wish, tensor) in enumerate(items)
+        ]
+
+
+def _sides(size: Any) -> tuple[int, ...]:
+    return (size,) if isinstance(size, int) else tuple(size)
