@@ -208,6 +208,9 @@ async def read_form(
         max_fields: Most other parts.
         what: How the body is called in messages.
 
+    Returns:
+        The form; whoever asked for it finishes and closes the sinks.
+
     Raises:
         Problem: 400, 408, 413, 415, or what a sink raises. Every sink opened so far was closed.
     """
@@ -232,11 +235,12 @@ async def read_form(
         parser.finalize()
         if not reader.ended:
             raise Problem("malformed-request", "The form ends before its closing boundary.", close=True)
-    except FormParserError as error:
-        raise Problem("malformed-request", "The form is not valid multipart data.", close=True) from error
-    finally:
+    except BaseException as error:
         for sink in reader.touched:
             sink.close()
+        if isinstance(error, FormParserError):
+            raise Problem("malformed-request", "The form is not valid multipart data.", close=True) from error
+        raise
     return reader.form
 
 

@@ -123,7 +123,7 @@ class Surroundings:
     def _done(self, scope: Scope, status: int, seconds: float) -> None:
         path = route_template(scope)
         self.metrics.observe_request(scope["method"], path, status, seconds)
-        if path in _QUIET and status < 400:
+        if path in _QUIET and status in (200, 503):  # 503 is one of the two answers of a probe
             return
         details: dict[str, Any] = {"method": scope["method"], "path": path, "status": status, "s": round(seconds, 4)}
         caller = scope.get("state", {}).get("caller")

@@ -27,7 +27,7 @@ def wilson_interval(successes: int, total: int, z: float = Z95) -> tuple[float, 
     z2 = z * z / total
     middle = (share + z2 / 2) / (1 + z2)
     half = z / (1 + z2) * math.sqrt(share * (1 - share) / total + z2 / (4 * total))
-    return (max(0.0, middle - half), min(1.0, middle + half))
+    return (max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half)))  # rounding must not exclude it
 
 
 def calibration_error(probabilities: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], bins: int = ECE_BINS) -> float:

@@ -53,6 +53,14 @@ def slowly(data: bytes, size: int = 65536) -> Iterator[bytes]:
 
 
 class TestAccepted:
+    def test_a_form_that_is_written_in_many_pieces(self, plain: Api) -> None:
+        filler = {f"a/.hidden-{n}": os.urandom(uploads.FLUSH_BYTES) for n in range(4)}  # skipped, but it has to arrive
+        data = archive({f"{label}/{n}.png": png(label, n) for label in ("red", "blue") for n in range(3)} | filler)
+        answer = plain.client.post("/datasets", files={"file": ("large.zip", data, "application/zip")})
+        assert answer.status_code == 201, answer.text
+        assert answer.json()["images"] == 6
+        assert clean(plain)
+
     def test_a_form_then_the_same_as_a_raw_body(self, plain: Api) -> None:
         data = coloured_zip(3, first_seed=1)
         answer = plain.client.post("/datasets", files={"file": ("mine.zip", data, "application/zip")})
