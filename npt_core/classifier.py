@@ -270,6 +270,7 @@ class Classifier:
         method = _build(manifest, backbone)
         tensors = read_tensors(folder / TENSOR_FILE)
         learned = {name[len(LEARNED) :]: value for name, value in tensors.items() if name.startswith(LEARNED)}
+        method.make_room({name: value.shape for name, value in learned.items()})
         _fit_state(method, learned)
         text = tensors.get(TEXT_FEATURES)
         if text is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, cast
 
 import torch
@@ -10,6 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from npt_core.errors import PromptError, UnsupportedBackboneError
+
+LastPrompts = Callable[[torch.Tensor], torch.Tensor]
+"""(B, 1 + T, d_vision) at the input of the last block -> (B, m, d_vision) more tokens for it."""
 
 
 class ImageTokens(NamedTuple):
@@ -50,7 +54,9 @@ class ImageTower:
         """See `encode`."""
         return self.encode(pixels, prompts)
 
-    def encode(self, pixels: torch.Tensor, prompts: torch.Tensor | None = None) -> torch.Tensor:
+    def encode(
+        self, pixels: torch.Tensor, prompts: torch.Tensor | None = None, *, last: LastPrompts | None = None
+    ) -> torch.Tensor:
         """Encode pictures; differentiable in the prompts, never in the weights.
 
         Args:
@@ -58,6 +64,8 @@ class ImageTower:
             prompts: Learned visual tokens, behind the patches and without positions: (n, d_vision) at the input
                 (shallow), (depth, n, d_vision) fresh ones at the input of each of the first `depth` blocks (deep), or
                 (B, depth, n, d_vision) for each picture. Pooling does not see them.
+            last: Makes further tokens for the last block out of what it is about to read: given (B, 1 + T, d_vision),
+                the class token and the patches, it returns (B, m, d_vision). DPT's class-aware prompts.
 
         Returns:
             (B, d) float32, unit L2 norm.
@@ -68,14 +76,18 @@ class ImageTower:
         Source: VPT, arXiv 2203.12119; the first layer's tokens pass the input norm, as in MaPLe, arXiv 2210.03117.
         """
         pixels = self._accept(pixels)
-        if prompts is None:
+        if prompts is None and last is None:
             raw = self.visual(pixels)
             raw = raw[0] if isinstance(raw, tuple) else raw
         else:
             visual = self._transformer("visual prompts")
-            pooled, _ = visual._pool(self._prompted(visual, pixels, prompts))
-            raw = pooled if visual.proj is None else pooled @ visual.proj
+            raw = self._pool(visual, self._prompted(visual, pixels, prompts, last))
         return F.normalize(raw.to(self._wide), dim=-1)
+
+    def _pool(self, visual: VisionTransformer, x: torch.Tensor) -> torch.Tensor:
+        pooled, _ = visual._pool(x)
+        raw: torch.Tensor = pooled if visual.proj is None else pooled @ visual.proj
+        return raw
 
     def encode_tokens(self, pixels: torch.Tensor, prompts: torch.Tensor | None = None) -> ImageTokens:
         """Pooled features and one feature for each patch, in the joint space.
@@ -90,10 +102,9 @@ class ImageTower:
         visual = self._transformer("token features")
         pixels = self._accept(pixels)
         x = visual.transformer(visual._embeds(pixels)) if prompts is None else self._prompted(visual, pixels, prompts)
-        pooled, _ = visual._pool(x)
-        tokens = visual.ln_post(x[:, 1:])
+        pooled, tokens = self._pool(visual, x), visual.ln_post(x[:, 1:])
         if visual.proj is not None:
-            pooled, tokens = pooled @ visual.proj, tokens @ visual.proj
+            tokens = tokens @ visual.proj
         return ImageTokens(F.normalize(pooled.to(self._wide), dim=-1), F.normalize(tokens.to(self._wide), dim=-1))
 
     @property
@@ -117,16 +128,24 @@ class ImageTower:
             )
         return cast("VisionTransformer", self.visual)
 
-    def _prompted(self, visual: VisionTransformer, pixels: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
+    def _prompted(
+        self,
+        visual: VisionTransformer,
+        pixels: torch.Tensor,
+        prompts: torch.Tensor | None,
+        last: LastPrompts | None = None,
+    ) -> torch.Tensor:
         """(B, 1 + T, d_vision): output of the last block without the prompts' positions."""
-        layers = self._layers(prompts, pixels.shape[0])
-        embedded = visual._embeds(pixels)  # positions added, input norm applied
-        end = embedded.shape[1]
-        # the norm works on each token alone, so the first layer's prompts may pass it by themselves
-        x = torch.cat([embedded, visual.ln_pre(layers[0])], dim=1)
-        for i, block in enumerate(visual.transformer.resblocks):
-            if 0 < i < len(layers):
-                x = torch.cat([x[:, :end], layers[i]], dim=1)
+        layers = self._layers(prompts, pixels.shape[0]) if prompts is not None else []
+        x: torch.Tensor = visual._embeds(pixels)  # positions added, input norm applied
+        end = x.shape[1]
+        blocks = visual.transformer.resblocks
+        for i, block in enumerate(blocks):
+            if i < len(layers):
+                # the input norm works on each token alone, so the first layer's prompts may pass it by themselves
+                x = torch.cat([x[:, :end], layers[i] if i else visual.ln_pre(layers[0])], dim=1)
+            if last is not None and i == len(blocks) - 1:
+                x = torch.cat([x, last(x[:, :end]).to(x.dtype)], dim=1)
             x = block(x)
         return x[:, :end]
 

@@ -140,17 +140,17 @@ class Plain(Regularizer):
         return {}
 
 
-def check_pair(method_name: str, *, has_text_features: bool, learns: bool, regularizer: str) -> None:
+def check_pair(method_name: str, *, moves_features: bool, regularizer: str) -> None:
     """Refuse a regulariser where it cannot change anything.
 
     Raises:
-        IncompatibleError: The method has no text features, or learns nothing.
+        IncompatibleError: Tuning moves neither text nor image features.
     """
-    if regularizer == Plain.name or (has_text_features and learns):
+    if regularizer == Plain.name or moves_features:
         return
-    why = "has no text features" if not has_text_features else "learns nothing"
     raise IncompatibleError(
-        f"Regulariser {regularizer!r} makes no sense with method {method_name!r}, which {why}; use regularizer 'none'."
+        f"Regulariser {regularizer!r} makes no sense with method {method_name!r}, which moves neither text nor image "
+        "features; use regularizer 'none'."
     )
 
 

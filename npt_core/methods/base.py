@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -67,6 +67,7 @@ class Recipe:
     lr: float = 0.002
     batch_size: int = 32
     epochs_by_shots: tuple[tuple[int, int], ...] = ((1, 50), (4, 100), (1_000_000, 200))
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: float = 0.9
     weight_decay: float = 5e-4
     warmup_epochs: int = 1
@@ -124,8 +125,11 @@ class Method(nn.Module):
     Facts (class variables) that buy speed:
         image_input: What is encoded, and whether it can be cached.
         text_depends_on_image: False means that text features are computed once for serving.
+        image_depends_on_classes: The image features of a picture change with the set of class names.
         learns_image_path: The image features move while tuning (class means then come from batches with a memory).
-        has_text_features: False for heads on image features; no regulariser then applies.
+        has_text_features: False for heads on image features.
+        moves_features: False where tuning moves neither text nor image features (heads, caches, nothing learned at
+            all); no regulariser then applies.
         learns: False where nothing is learned at all.
         supports_new_classes: `with_classes` can work; `new_classes_refusal` may still refuse for this config.
     """
@@ -136,8 +140,10 @@ class Method(nn.Module):
     Config: ClassVar[type[MethodConfig]]
     image_input: ClassVar[ImageInput] = ImageInput.POOLED
     text_depends_on_image: ClassVar[bool] = False
+    image_depends_on_classes: ClassVar[bool] = False
     learns_image_path: ClassVar[bool] = False
     has_text_features: ClassVar[bool] = True
+    moves_features: ClassVar[bool] = True
     learns: ClassVar[bool] = True
     supports_new_classes: ClassVar[bool] = True
     recipe: ClassVar[Recipe] = Recipe()
@@ -170,6 +176,11 @@ class Method(nn.Module):
     def scale(self) -> float:
         """The logit scale s, already exponentiated."""
         return float(self.backbone.logit_scale)
+
+    @property
+    def takes_steps(self) -> bool:
+        """Whether there is something for the optimiser; False where all is learned in `fit`, or nothing."""
+        return any(parameter.requires_grad for parameter in self.parameters())
 
     @classmethod
     def default_lr(cls, backbone: Backbone) -> float:
@@ -284,6 +295,16 @@ class Method(nn.Module):
     def on_tuning_end(self, features: Tensor | None, labels: Tensor) -> None:
         """Called once after the last step with what `fit` got."""
 
+    def make_room(self, shapes: Mapping[str, torch.Size]) -> None:
+        """Resize what is as large as the training set, before learned tensors of these shapes are loaded."""
+
+    def training_state(self) -> Mapping[str, Tensor]:
+        """Return what a resumed tuning needs beyond `state_dict`; it is no part of the artefact."""
+        return {}
+
+    def load_training_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `training_state` returned."""
+
     def halve_chunk(self) -> bool:
         """Work on fewer prompts at once after running out of memory; False when it is one already."""
         now = self.chunk if self.chunk is not None else sum(len(one.phrasings) for one in self.classes)
@@ -320,6 +341,7 @@ class MethodInfo:
     image_input: str
     text_depends_on_image: bool
     has_text_features: bool
+    moves_features: bool
     learns: bool
     supports_new_classes: bool
     defaults: dict[str, Any]
@@ -340,12 +362,13 @@ def describe(cls: type[Method]) -> MethodInfo:
         image_input=cls.image_input.value,
         text_depends_on_image=cls.text_depends_on_image,
         has_text_features=cls.has_text_features,
+        moves_features=cls.moves_features,
         learns=cls.learns,
         supports_new_classes=cls.supports_new_classes,
         defaults={
             "lr": recipe.lr,
             "batch_size": recipe.batch_size,
             "epochs_by_shots": [list(pair) for pair in recipe.epochs_by_shots],
-            "regularizer": "npt" if cls.learns and cls.has_text_features else "none",
+            "regularizer": "npt" if cls.moves_features else "none",
         },
     )

@@ -85,6 +85,7 @@ class ZeroShot(Method):
     source = "arXiv 2103.00020"
     Config = ZeroShotConfig
     learns = False
+    moves_features = False
     config: ZeroShotConfig
 
     def __init__(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -13,6 +13,9 @@ from npt_core.errors import ConfigError, Fault
 from npt_core.schema import Settings, setting
 
 if TYPE_CHECKING:
+    from torch.nn import Parameter
+    from torch.optim import Optimizer
+
     from npt_core.clip.backbone import Backbone
 
 MAX_DEFAULT_STEPS = 4_000
@@ -34,7 +37,9 @@ class TuneConfig(Settings):
     method: str = setting("coop", max_length=64, doc="Name of a method, see /methods.")
     method_config: Mapping[str, Any] = setting({}, doc="Settings of the method, see its schema.")
     regularizer: str | None = setting(
-        None, max_length=64, doc="Name of a regulariser; null: npt where the method learns text features, else none."
+        None,
+        max_length=64,
+        doc="Name of a regulariser; null: npt where tuning moves text or image features, else none.",
     )
     regularizer_config: Mapping[str, Any] = setting({}, doc="Settings and weights of the regulariser, see its schema.")
     shots: int | None = setting(None, ge=1, le=1_000_000, doc="Tune on at most so many images a class; null: all.")
@@ -65,9 +70,7 @@ class TuneConfig(Settings):
 
         super().__post_init__()
         cls = get_method(self.method)
-        check_pair(
-            cls.name, has_text_features=cls.has_text_features, learns=cls.learns, regularizer=str(self.regularizer)
-        )
+        check_pair(cls.name, moves_features=cls.moves_features, regularizer=str(self.regularizer))
 
     def conflicts(self, mistyped: frozenset[str]) -> Iterable[Fault]:
         """Settings of the method and of the regulariser (filled in on the way), names that are no words."""
@@ -82,7 +85,7 @@ class TuneConfig(Settings):
             except ConfigError:
                 cls = None  # reported already
             if self.regularizer is None and cls is not None:
-                object.__setattr__(self, "regularizer", "npt" if cls.learns and cls.has_text_features else "none")
+                object.__setattr__(self, "regularizer", "npt" if cls.moves_features else "none")
             if self.regularizer is not None:
                 yield from self._fill("regularizer", get_regularizer)
         if "class_names" not in mistyped:
@@ -145,6 +148,7 @@ class Schedule:
     weight_decay: float
     warmup_epochs: int
     warmup_lr: float
+    optimizer: str = "sgd"
 
     def lr_at(self, epoch: int) -> float:
         """Return the learning rate of an epoch, 0 <= epoch < epochs: constant warm-up, then a half cosine."""
@@ -152,6 +156,14 @@ class Schedule:
             return self.warmup_lr
         progress = (epoch - self.warmup_epochs) / max(1, self.epochs - self.warmup_epochs)
         return 0.5 * self.lr * (1 + math.cos(math.pi * progress))
+
+    def optimizer_of(self, parameters: Sequence[Parameter]) -> Optimizer:
+        """Return a fresh optimiser of parameters."""
+        import torch
+
+        if self.optimizer == "adamw":
+            return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, eps=1e-4)
+        return torch.optim.SGD(parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
 
     def steps(self, num_images: int) -> int:
         """Return the number of steps on `num_images` images."""
@@ -182,4 +194,5 @@ class Schedule:
             weight_decay=recipe.weight_decay,
             warmup_epochs=min(recipe.warmup_epochs, epochs - 1),
             warmup_lr=min(recipe.warmup_lr, lr),
+            optimizer=recipe.optimizer,
         )

@@ -141,15 +141,9 @@ class Trainer:
         self.at = _Position()
         self.result = TrainResult()
         self.parameters = [parameter for parameter in method.parameters() if parameter.requires_grad]
-        self.optimizer = (
-            torch.optim.SGD(
-                self.parameters, lr=schedule.lr, momentum=schedule.momentum, weight_decay=schedule.weight_decay
-            )
-            if self.parameters
-            else None
-        )
+        self.optimizer = schedule.optimizer_of(self.parameters) if self.parameters else None
         self.hand_combined = type(method).combine_gradients is not Method.combine_gradients
-        self.last_good: tuple[list[Tensor], list[Tensor | None]] | None = None
+        self.last_good: tuple[list[Tensor], list[dict[str, Tensor]]] | None = None
         self._set_up_means()
         epochs = schedule.epochs
         wanted = min(MAX_GEOMETRY - 1, epochs)
@@ -321,24 +315,31 @@ class Trainer:
 
     # --- when something goes wrong ------------------------------------------------------------------------------------
 
-    def _momentum(self) -> list[Tensor | None]:
+    def _optimizer_state(self) -> list[dict[str, Tensor]]:
+        """What the optimiser remembers of each parameter."""
         assert self.optimizer is not None  # noqa: S101 - for the type checker
-        return [self.optimizer.state[parameter].get("momentum_buffer") for parameter in self.parameters]
+        state = self.optimizer.state
+        return [{k: v for k, v in state[p].items() if isinstance(v, Tensor)} for p in self.parameters]
+
+    def _load_optimizer_state(self, number: int, values: Mapping[str, Tensor]) -> None:
+        assert self.optimizer is not None  # noqa: S101 - for the type checker
+        parameter = self.parameters[number]
+        on_cpu = {"step"}  # AdamW counts there
+        self.optimizer.state[parameter] = {
+            key: value.clone() if key in on_cpu else value.to(parameter.device).clone() for key, value in values.items()
+        }
 
     def _remember(self) -> None:
         self.last_good = (
             [parameter.detach().clone() for parameter in self.parameters],
-            [None if buffer is None else buffer.clone() for buffer in self._momentum()],
+            [{key: value.clone() for key, value in one.items()} for one in self._optimizer_state()],
         )
 
-    def _restore(self, values: Sequence[Tensor], momentum: Sequence[Tensor | None]) -> None:
-        assert self.optimizer is not None  # noqa: S101 - for the type checker
+    def _restore(self, values: Sequence[Tensor], states: Sequence[Mapping[str, Tensor]]) -> None:
         with torch.no_grad():
-            for parameter, value, buffer in zip(self.parameters, values, momentum, strict=True):
+            for number, (parameter, value) in enumerate(zip(self.parameters, values, strict=True)):
                 parameter.copy_(value)
-                self.optimizer.state[parameter]["momentum_buffer"] = (
-                    None if buffer is None else buffer.to(parameter.device)
-                )
+                self._load_optimizer_state(number, states[number])
 
     def _fall_back_to_fp32(self) -> None:
         """Go back to before the last step and compute in fp32 from here on; give up where that was done already."""
@@ -393,9 +394,9 @@ class Trainer:
 
     def _state(self) -> StageState:
         tensors = {f"method.{name}": tensor for name, tensor in self.method.state_dict().items()}
-        for number, buffer in enumerate(self._momentum()):
-            if buffer is not None:
-                tensors[f"momentum.{number}"] = buffer
+        for number, kept in enumerate(self._optimizer_state()):
+            tensors.update({f"optimizer.{number}.{key}": value for key, value in kept.items()})
+        tensors.update({f"training.{name}": tensor for name, tensor in self.method.training_state().items()})
         if self.moving is not None:
             tensors.update({f"means.{name}": tensor for name, tensor in self.moving.state().items()})
         tensors["rng.order"] = self.epoch_start
@@ -417,10 +418,13 @@ class Trainer:
         def part(prefix: str) -> dict[str, Tensor]:
             return {name[len(prefix) :]: t for name, t in state.tensors.items() if name.startswith(prefix)}
 
-        self.method.load_state_dict(part("method."))
-        for number, buffer in part("momentum.").items():
-            parameter = self.parameters[int(number)]
-            self.optimizer.state[parameter]["momentum_buffer"] = buffer.to(parameter.device)
+        self.method.load_training_state(part("training."))
+        learned = part("method.")
+        self.method.make_room({name: value.shape for name, value in learned.items()})
+        self.method.load_state_dict(learned)
+        for number in range(len(self.parameters)):
+            if kept := part(f"optimizer.{number}."):
+                self._load_optimizer_state(number, kept)
         if self.moving is not None:
             self.moving.load(part("means."))
         self.order.set_state(state.tensors["rng.order"])

@@ -151,7 +151,9 @@ class _Tuning:
         self.control.check()
         self.classes = self._name_classes()
         self._warn_about_precision()
-        self._time_a_step(self._new_method())  # which refuses names and settings before any image is encoded
+        first = self._new_method()  # which refuses names and settings before any image is encoded
+        self.takes_steps = first.takes_steps
+        self._time_a_step(first)
         views = self._encode()
         self._warn_about_words()
         self.checkpointer = Checkpointer(self.store, self._key())
@@ -277,7 +279,7 @@ class _Tuning:
         return Schedule.resolve(self.config, num_images, len(self.dataset.labels), self.backbone)
 
     def _schedule_steps(self, plan: EvaluationPlan) -> int:
-        if not self.method_class.learns:
+        if not self.takes_steps:
             return 0
         sizes = [len(fold.train) for fold in plan.folds]
         if plan.refit or not plan.folds:
@@ -293,7 +295,7 @@ class _Tuning:
 
     def _time_a_step(self, method: Method) -> None:
         """Time the text side once, so that there is a time left to show while images are encoded."""
-        if not method.learns or not method.has_text_features or method.text_depends_on_image:
+        if not method.takes_steps or not method.has_text_features or method.text_depends_on_image:
             return
         try:
             for _ in range(2):  # the first call pays for what later ones do not
@@ -320,7 +322,10 @@ class _Tuning:
 
     def _start_from_parent(self, method: Method, parent: Classifier) -> None:
         self.backbone.require_fingerprint(parent.backbone.fingerprint, what="The parent model")
-        theirs, ours = parent.method.state_dict(), method.state_dict()
+        theirs = parent.method.state_dict()
+        if parent.method.name == method.name:
+            method.make_room({name: value.shape for name, value in theirs.items()})
+        ours = method.state_dict()
         same = parent.method.name == method.name and theirs.keys() == ours.keys()
         if not same or any(theirs[name].shape != ours[name].shape for name in ours):
             raise IncompatibleError(

@@ -99,6 +99,7 @@ class Head(Toy):
     """A linear head: no text features."""
 
     has_text_features = False
+    moves_features = False
     supports_new_classes = False
 
     def logits(self, image_features: Tensor, text_features: Tensor | None) -> Tensor:

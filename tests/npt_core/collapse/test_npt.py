@@ -167,9 +167,7 @@ def test_registry_lists_and_refuses() -> None:
     assert {"none", "npt"} <= {info.name for info in list_regularizers()}
     with pytest.raises(ConfigError, match="accepted: .*npt"):
         get_regularizer("ntp")
-    check_pair("coop", has_text_features=True, learns=True, regularizer="npt")
-    check_pair("probe", has_text_features=False, learns=True, regularizer="none")
-    with pytest.raises(IncompatibleError, match="no text features"):
-        check_pair("probe", has_text_features=False, learns=True, regularizer="npt")
-    with pytest.raises(IncompatibleError, match="learns nothing"):
-        check_pair("zero_shot", has_text_features=True, learns=False, regularizer="npt")
+    check_pair("coop", moves_features=True, regularizer="npt")
+    check_pair("probe", moves_features=False, regularizer="none")
+    with pytest.raises(IncompatibleError, match="neither text nor image"):
+        check_pair("probe", moves_features=False, regularizer="npt")

@@ -127,7 +127,7 @@ def test_bad_images_are_left_out_and_listed(dataset: Dataset, backbone: Any, tmp
     assert any("green/003.png" in warning for warning in result.warnings)
     assert "green/003.png" not in {sample["path"] for sample in result.classifier.manifest["samples"]}
     assert result.report.dataset["left_out"][0]["path"] == "green/003.png"
-    assert result.report.dataset["id"] == dataset.without(["green/003.png"]).id
+    assert result.report.dataset["id"] == dataset.id  # the upload's own, whatever of it could not be read
     assert result.counters["images_encoded"] == 23 * 2
 
 

@@ -1,0 +1,47 @@
+"""KgCoOp: CoOp whose text features may not go far from those of the hand-written prompt.
+
+Source: KgCoOp, arXiv 2303.13283.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from npt_core.methods.base import ImageBatch, MethodOutput, register
+from npt_core.methods.coop import CoOp, CoOpConfig
+from npt_core.methods.zero_shot import default_templates, template_features
+from npt_core.schema import setting
+
+
+@dataclass(frozen=True)
+class KgCoOpConfig(CoOpConfig):
+    """CoOp's settings and the weight of what holds it back."""
+
+    weight: float = setting(8.0, ge=0, le=1e6, doc="Weight of the squared distance to the hand-written text features.")
+
+
+@register
+class KgCoOp(CoOp):
+    """CoOp + w mean_k |t_k - t_k0|^2, t_k0 the frozen features of the hand-written prompt."""
+
+    name = "kgcoop"
+    title = "KgCoOp: knowledge-guided context optimisation"
+    source = "arXiv 2303.13283"
+    Config = KgCoOpConfig
+    config: KgCoOpConfig
+    _frozen: Tensor | None = None
+
+    def frozen_text(self) -> Tensor:
+        """Return the (K, d) text features of the hand-written prompt, encoded once."""
+        if self._frozen is None:
+            self._frozen = template_features(self.backbone, self.classes, default_templates(self.backbone))
+        return self._frozen
+
+    def named_losses(self, batch: ImageBatch, output: MethodOutput) -> Mapping[str, Tensor]:
+        """Return `knowledge`."""
+        assert output.text_features is not None  # noqa: S101 - for the type checker
+        distance = (output.text_features.float() - self.frozen_text()).square().sum(dim=-1)
+        return {"knowledge": self.config.weight * distance.mean()}

@@ -1,0 +1,144 @@
+"""PromptSRC: prompts in both towers, held to the frozen features, and averaged over the epochs.
+
+Source: PromptSRC, arXiv 2307.06948: the two L1 terms (weights 25 for text, 10 for images), the KL of the logits (weight
+1), and Gaussian weights over epochs (mean at 0.75 and width 0.05 of the training, as its 15 and 1 of 20 epochs).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from npt_core.methods.base import ImageBatch, MethodConfig, MethodOutput, Recipe, context_lr, register
+from npt_core.methods.coop import start_text
+from npt_core.methods.parts.visual import VisualMethod, token_noise
+from npt_core.methods.zero_shot import default_templates, template_features
+from npt_core.schema import setting
+
+if TYPE_CHECKING:
+    from npt_core.clip.backbone import Backbone
+    from npt_core.clip.tokens import ClassPrompt
+
+
+@dataclass(frozen=True)
+class PromptSRCConfig(MethodConfig):
+    """The prompts, and what keeps them from forgetting."""
+
+    n_ctx: int = setting(4, ge=1, le=64, doc="Context vectors in each text block.")
+    n_tokens: int = setting(4, ge=1, le=256, doc="Learned tokens in each image block.")
+    ctx_init: str = setting(
+        "auto",
+        max_length=200,
+        doc="Words the first context starts from; 'random': noise; 'auto': known words that fill n_ctx, else noise.",
+    )
+    prompt_depth: int = setting(9, ge=1, le=256, doc="Blocks with prompts of their own, cut to each tower's depth.")
+    text_weight: float = setting(25.0, ge=0, le=1e6, doc="Weight of the L1 distance to frozen text features.")
+    image_weight: float = setting(10.0, ge=0, le=1e6, doc="Weight of the L1 distance to frozen image features.")
+    logit_weight: float = setting(1.0, ge=0, le=1e6, doc="Weight of the KL to the frozen model's predictions.")
+    aggregate: bool = setting(True, doc="Ship a Gaussian average of the prompts over epochs, not the last ones.")
+    center_share: float = setting(0.75, gt=0, le=1, doc="Where in the training the average weighs most.")
+    width_share: float = setting(0.05, gt=0, le=1, doc="Standard deviation of the average, as a share of the training.")
+
+
+@register
+class PromptSRC(VisualMethod):
+    """Self-regulating prompts, independent in the two towers."""
+
+    name = "promptsrc"
+    title = "PromptSRC: self-regulating prompts"
+    source = "arXiv 2307.06948"
+    Config = PromptSRCConfig
+    recipe = Recipe(lr=0.0025, batch_size=4, epochs_by_shots=((4, 30), (1_000_000, 20)))
+    config: PromptSRCConfig
+    _frozen: Tensor | None = None
+
+    def __init__(
+        self, config: MethodConfig, backbone: Backbone, classes: Sequence[ClassPrompt], *, generator: torch.Generator
+    ) -> None:
+        from npt_core.clip.tokens import PromptTable, init_ctx
+
+        super().__init__(config, backbone, classes, generator=generator)
+        settings = self.config
+        self.table = PromptTable(backbone, classes, settings.n_ctx)
+        words = {"auto": start_text(backbone, settings.n_ctx), "random": None}.get(settings.ctx_init, settings.ctx_init)
+        self.ctx = nn.Parameter(init_ctx(backbone, settings.n_ctx, words, generator).float().contiguous())
+        text_depth = min(settings.prompt_depth, backbone.text.depth)
+        self.deep_ctx = nn.Parameter(token_noise((text_depth - 1, settings.n_ctx), backbone.d_text, generator))
+        layers = self.prompt_depth(settings.prompt_depth)
+        self.tokens = nn.Parameter(token_noise((layers, settings.n_tokens), int(backbone.d_vision or 0), generator))
+        self._sum: dict[str, Tensor] = {}
+        self._weight = 0.0
+
+    @classmethod
+    def default_lr(cls, backbone: Backbone) -> float:
+        """PromptSRC's rate, scaled to the backbone's logit scale."""
+        return context_lr(backbone, cls.recipe.lr)
+
+    def frozen_text(self) -> Tensor:
+        """Return the (K, d) text features of the hand-written templates, encoded once."""
+        if self._frozen is None:
+            self._frozen = template_features(self.backbone, self.classes, default_templates(self.backbone))
+        return self._frozen
+
+    def encode_text(self) -> Tensor:
+        """Return (K, d) features of the deep prompts, phrasings averaged."""
+        deep = self.deep_ctx if len(self.deep_ctx) else None
+        batch = self.table.assemble(self.ctx, deep_ctx=deep)
+        return self.table.pool(self.backbone.text.encode_prompts(batch, chunk=self.chunk))
+
+    def encode_image(self, batch: ImageBatch) -> Tensor:
+        """Return (B, d) features with the learned tokens."""
+        return self.in_pieces(batch, lambda pixels: self.backbone.image.encode(pixels, self.tokens))
+
+    def named_losses(self, batch: ImageBatch, output: MethodOutput) -> Mapping[str, Tensor]:
+        """Return `scl_text`, `scl_image` and `scl_logits`, weighted."""
+        assert output.text_features is not None  # noqa: S101 - for the type checker
+        settings, text = self.config, self.frozen_text()
+        with torch.no_grad():
+            images = self.in_pieces(batch, self.backbone.image.encode)
+            teacher = torch.log_softmax(self.logits(images, text).float(), dim=1)
+        student = torch.log_softmax(output.logits.float(), dim=1)
+        kl = F.kl_div(student, teacher, reduction="sum", log_target=True) / student.numel()
+        return {
+            "scl_text": settings.text_weight * F.l1_loss(output.text_features.float(), text),
+            "scl_image": settings.image_weight * F.l1_loss(output.image_features.float(), images),
+            "scl_logits": settings.logit_weight * kl,
+        }
+
+    # --- the average over epochs --------------------------------------------------------------------------------------
+
+    def on_epoch_end(self, epoch: int, epochs: int) -> None:
+        """Add this epoch's prompts to the average."""
+        if not self.config.aggregate:
+            return
+        offset = (epoch - self.config.center_share * epochs) / max(self.config.width_share * epochs, 1e-6)
+        # Where a training has few epochs, all may be far from the centre: the last one then still counts.
+        weight = math.exp(-0.5 * offset * offset) + 1e-6
+        for name, value in self.named_parameters():
+            before = self._sum.get(name)
+            added = weight * value.detach()
+            self._sum[name] = added if before is None else before + added
+        self._weight += weight
+
+    def on_tuning_end(self, features: Tensor | None, labels: Tensor) -> None:
+        """Put the average in the place of the last prompts."""
+        if self._weight > 0:
+            with torch.no_grad():
+                for name, value in self.named_parameters():
+                    value.copy_(self._sum[name] / self._weight)
+
+    def training_state(self) -> Mapping[str, Tensor]:
+        """Return the running average."""
+        return {**self._sum, "weight": torch.tensor(self._weight, dtype=torch.float64)}
+
+    def load_training_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take the running average back."""
+        device = self.ctx.device
+        self._sum = {name: value.to(device) for name, value in state.items() if name != "weight"}
+        self._weight = float(state["weight"])
