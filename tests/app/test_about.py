@@ -29,7 +29,7 @@ class TestHealth:
         assert answer.status_code == 200, answer.text
         body = answer.json()
         assert body["status"] == "ready"
-        assert set(body["checks"]) == {"store", "redis", "state", "workers"}
+        assert set(body["checks"]) == {"store", "redis", "state", "workers", "backbone"}
         assert body["checks"]["workers"]["ok"] is False  # none runs here, and it says so
         assert "wait" in body["checks"]["workers"]["detail"]
 
@@ -49,6 +49,19 @@ class TestHealth:
             assert answer.json()["checks"]["redis"]["ok"] is True
             assert answer.json()["checks"]["state"]["ok"] is False
             running.services.reaper.run_once()
+            assert running.client.get("/readyz").status_code == 200
+
+    def test_not_ready_while_the_backbone_is_on_its_way(self, make_settings: Callable[..., AppSettings]) -> None:
+        with RedisServer() as server, running_api(make_settings(redis_url=server.url)) as running:
+            inference = running.app.state.context.inference
+            inference._preloading = True  # a real load is over before anybody can look
+            answer = running.client.get("/readyz")
+            assert answer.status_code == 503
+            assert answer.json()["checks"]["backbone"] == {
+                "ok": False,
+                "detail": "the first backbone is being loaded into memory",
+            }
+            inference._preloading = False
             assert running.client.get("/readyz").status_code == 200
 
     def test_nothing_private_is_told(self, plain: Api) -> None:
