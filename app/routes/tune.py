@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -105,6 +105,10 @@ async def tune(
                 dataset, _ = await store_dataset(context, upload)
                 dataset_id = dataset.id
                 left_out = [f"{fault.path}: {fault.message}" for fault in dataset.faults]
+            elif config["class_names"] and dataset_id:
+                dataset = await in_thread(context.services.datasets.get, dataset_id)
+            if config["class_names"]:
+                _refuse_strange_names(config["class_names"], dataset.labels)
             record, created = await in_thread(
                 context.services.start_job,
                 "tune",
@@ -159,6 +163,19 @@ def _checked(form: Form, upload: Upload | None) -> tuple[str | None, str | None]
         detail = "; ".join(f"{fault.path} {fault.message}" for fault in faults)
         raise Problem("invalid-request", f"The form is not accepted: {detail}.", faults)
     return (name.strip() or None if name else None), dataset_id
+
+
+def _refuse_strange_names(names: Mapping[str, str], labels: Sequence[str]) -> None:
+    """Say now, not in the job, that a name is for a class there is not."""
+    strange = sorted(set(names) - set(labels))
+    if strange:
+        listed = ", ".join(map(repr, strange[:5]))
+        raise Problem(
+            "invalid-config",
+            f"class_names speaks of {listed}, which the data set does not have; its classes are "
+            f"{', '.join(map(repr, labels[:20]))}.",
+            [Fault(f"class_names.{label}", "no such class in the data set") for label in strange],
+        )
 
 
 def parse_config(text: str | None, backbones: tuple[str, ...]) -> dict[str, Any]:

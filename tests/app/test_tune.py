@@ -111,6 +111,17 @@ class TestRefused:
         assert api.client.get("/datasets", params={"limit": 200}).json()["items"] == before
         assert api.parts() == []
 
+    def test_names_for_classes_there_are_not(self, api: Api, dataset: str) -> None:
+        config = json.dumps({"class_names": {"red": "scarlet", "purple": "violet"}})
+        for fields, files in (
+            ({"dataset_id": dataset, "config": config}, None),
+            ({"config": config}, {"dataset": ("x.zip", coloured_zip(3), "application/zip")}),
+        ):
+            answer = api.client.post("/tune", data=fields, files=files)
+            assert answer.status_code == 422, answer.text
+            assert answer.json()["code"] == "invalid-config"
+            assert [error["path"] for error in answer.json()["errors"]] == ["class_names.purple"]
+
     def test_no_data_and_twice(self, api: Api, dataset: str) -> None:
         assert refused(tune(api, name="x"), 422, "invalid-request")["errors"][0]["path"] == "dataset"
         refused(tune(api, coloured_zip(), dataset_id=dataset), 422, "invalid-request")
