@@ -55,7 +55,7 @@ def template_features(backbone: Backbone, classes: Sequence[ClassPrompt], templa
             owner.extend([index] * len(templates))
     features = backbone.encode_texts(texts)
     index_tensor = torch.tensor(owner, device=features.device)
-    sums = torch.zeros(len(classes), features.shape[1], device=features.device).index_add_(0, index_tensor, features)
+    sums = features.new_zeros(len(classes), features.shape[1]).index_add_(0, index_tensor, features)
     return F.normalize(sums, dim=-1)
 
 

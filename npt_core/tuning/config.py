@@ -51,6 +51,13 @@ class TuneConfig(Settings):
     lr: float | None = setting(
         None, gt=0, le=100, doc="Learning rate after warm-up; null: the method's, for this backbone."
     )
+    logit_adjustment: float = setting(
+        0.0,
+        ge=0,
+        le=10,
+        doc="Cross-entropy on logits + this times the log of each class's share of the images: 1 is the plain answer "
+        "to uneven classes; 0 is off.",
+    )
     views: int | None = setting(
         None,
         ge=1,
@@ -149,6 +156,7 @@ class Schedule:
     warmup_epochs: int
     warmup_lr: float
     optimizer: str = "sgd"
+    logit_adjustment: float = 0.0
 
     def lr_at(self, epoch: int) -> float:
         """Return the learning rate of an epoch, 0 <= epoch < epochs: constant warm-up, then a half cosine."""
@@ -195,4 +203,5 @@ class Schedule:
             warmup_epochs=min(recipe.warmup_epochs, epochs - 1),
             warmup_lr=min(recipe.warmup_lr, lr),
             optimizer=recipe.optimizer,
+            logit_adjustment=config.logit_adjustment,
         )

@@ -7,7 +7,7 @@ answers to non-finite losses and to memory running out.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -145,6 +145,7 @@ class Trainer:
         self.hand_combined = type(method).combine_gradients is not Method.combine_gradients
         self.last_good: tuple[list[Tensor], list[dict[str, Tensor]]] | None = None
         self._set_up_means()
+        self.adjustment = self._log_shares() if schedule.logit_adjustment else None
         epochs = schedule.epochs
         wanted = min(MAX_GEOMETRY - 1, epochs)
         self.geometry_epochs = {round(epochs * (i + 1) / wanted) for i in range(wanted)}
@@ -162,6 +163,11 @@ class Trainer:
             return
         self.fixed_means = class_means(self.data.features, self.data.labels, num_classes)
         self.within = within_class(self.data.features[:, 0], self.data.labels, num_classes)
+
+    def _log_shares(self) -> Tensor:
+        """Return (K,) what is added to the logits in the loss. Source: Menon et al., arXiv 2007.07314."""
+        counts = torch.bincount(self.data.labels, minlength=self.method.num_classes).clamp_min(1).float()
+        return self.schedule.logit_adjustment * (counts / counts.sum()).log()
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
@@ -278,14 +284,15 @@ class Trainer:
     def _losses(self, batch: ImageBatch, output: MethodOutput) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the task loss (classification and regulariser) and every named term for the record."""
         assert batch.labels is not None  # noqa: S101 - for the type checker
-        task = self.method.classification_loss(output, batch.labels).float()
+        seen = output if self.adjustment is None else replace(output, logits=output.logits + self.adjustment)
+        task = self.method.classification_loss(seen, batch.labels).float()
         terms = {"ce": task}
         if self.regularizer.active and output.text_features is not None:
-            means, seen = self.fixed_means, None
+            means, known = self.fixed_means, None
             if self.moving is not None:
-                means, seen = self.moving.update(output.image_features, batch.labels)
+                means, known = self.moving.update(output.image_features, batch.labels)
             assert means is not None  # noqa: S101
-            context = CollapseContext(output.text_features, output.image_features, batch.labels, means, seen)
+            context = CollapseContext(output.text_features, output.image_features, batch.labels, means, known)
             for name, term in self.regularizer.losses(context).items():
                 terms[name] = term
                 task = task + term

@@ -153,6 +153,10 @@ class _Tuning:
         self._warn_about_precision()
         first = self._new_method()  # which refuses names and settings before any image is encoded
         self.takes_steps = first.takes_steps
+        if self.config.logit_adjustment and not first.takes_steps:
+            self.warnings.append(
+                f"logit_adjustment has no effect: method {self.config.method!r} is not tuned in steps."
+            )
         self._time_a_step(first)
         views = self._encode()
         self._warn_about_words()

@@ -12,7 +12,7 @@ from npt_core.collapse import CollapseSetup, get_regularizer
 from npt_core.errors import Cancelled, ConfigError, Drained, NonFiniteLossError, OutOfMemoryError
 from npt_core.methods import Method, get_method
 from npt_core.tuning.checkpoint import Checkpointer
-from npt_core.tuning.config import Schedule
+from npt_core.tuning.config import Schedule, TuneConfig
 from npt_core.tuning.control import MemoryCheckpointStore, Progress
 from npt_core.tuning.meter import Meter
 from npt_core.tuning.trainer import MAX_GEOMETRY, TrainData, Trainer
@@ -327,3 +327,57 @@ def test_one_class_is_refused(backbone: Any) -> None:
     cls = get_method("coop")
     with pytest.raises(ConfigError, match="at least 2 classes"):
         cls(cls.Config(), backbone, CLASSES[:1], generator=torch.Generator())
+
+
+def test_logit_adjustment_adds_the_log_of_each_class_s_share(backbone: Any) -> None:
+    from dataclasses import replace
+
+    method, given = make(get_method("coop"), backbone), data(backbone)
+    plain = trainer(method, backbone, "none", data=given)
+    adjusted = trainer(method, backbone, "none", data=given, schedule=replace(schedule(), logit_adjustment=2.0))
+    rows = torch.arange(N)
+    batch = given.batch(rows, torch.zeros_like(rows))
+    output = method(batch)
+    shares = torch.bincount(given.labels).float() / N
+    expected = torch.nn.functional.cross_entropy(output.logits + 2.0 * shares.log(), given.labels)
+    torch.testing.assert_close(adjusted._losses(batch, output)[0], expected)
+    assert not torch.equal(plain._losses(batch, output)[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "config"), [("tip_adapter", {"finetune": True}), ("promptsrc", {}), ("maple", {}), ("dpt", {})]
+)
+def test_methods_with_more_to_remember_resume_bit_for_bit(name: str, config: dict[str, Any], backbone: Any) -> None:
+    class StopAt:
+        def __init__(self, step: int) -> None:
+            self.left = step
+
+        def check(self) -> None:
+            self.left -= 1
+            if self.left < 0:
+                raise Drained("stop")
+
+    def run(store: MemoryCheckpointStore | None, stop_at: int) -> dict[str, torch.Tensor]:
+        given = data(backbone)
+        if get_method(name).image_input == "pixels":
+            given = TrainData(given.labels, V, pixels=PixelStub(backbone))  # type: ignore[arg-type]
+        recipe = Schedule.resolve(TuneConfig.from_dict({"method": name, "epochs": 3, "batch_size": 4}), N, 3)
+        made = make(get_method(name), backbone, **config)
+        chosen = "none" if not get_method(name).moves_features else "npt"
+        Trainer(
+            made,
+            given,
+            regularizer(backbone, chosen),
+            recipe,
+            control=StopAt(stop_at),
+            checkpointer=Checkpointer(store, "k"),
+        ).run()
+        return {key: value.clone() for key, value in made.state_dict().items()}
+
+    whole = run(None, 10_000)
+    store = MemoryCheckpointStore()
+    with pytest.raises(Drained):
+        run(store, 7)
+    resumed = run(store, 10_000)
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
