@@ -78,10 +78,14 @@ class Classifier:
         self.manifest: dict[str, Any] = dict(manifest)
         self.report = None if report is None else dict(report)
         self.labels = tuple(one.label for one in method.classes)
+        self.tuned_share = float(self.manifest.get("tuned_share", 1.0))
+        if not 0.0 <= self.tuned_share <= 1.0:
+            raise ArtefactError(f"{MANIFEST_FILE} has a tuned_share of {self.tuned_share}; it lies between 0 and 1.")
         self._text = text_features
         if text_features is None and self._cacheable:
             with torch.no_grad():
                 self._text = method.encode_text()
+        self._plain_text: tuple[tuple[ClassPrompt, ...], Tensor] | None = None
         self._others: OrderedDict[tuple[str, ...], tuple[Method, Tensor | None]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -167,7 +171,26 @@ class Classifier:
             else:
                 similarity = output.image_features @ output.text_features.t()
             parts.append((output.logits, similarity))
-        return torch.cat([one for one, _ in parts]), torch.cat([one for _, one in parts])
+        logits, similarities = torch.cat([one for one, _ in parts]), torch.cat([one for _, one in parts])
+        if self.tuned_share == 1.0:
+            return logits, similarities
+        # The rest of the answer is plain zero-shot on the same pictures.
+        plain = batch.features if batch.pixels is None else self.backbone.encode_images(batch.pixels)
+        assert plain is not None  # noqa: S101 - for the type checker
+        cosines = plain @ self._zero_shot_text(method.classes).t()
+        share = self.tuned_share
+        return (
+            share * logits + (1 - share) * self.backbone.logit_scale * cosines,
+            share * similarities + (1 - share) * cosines,
+        )
+
+    def _zero_shot_text(self, classes: Sequence[ClassPrompt]) -> Tensor:
+        """Return the (K, d) text features of the hand-written templates, kept for the last set of classes."""
+        if self._plain_text is None or self._plain_text[0] != tuple(classes):
+            made = get_method("zero_shot")
+            method = made(made.Config(), self.backbone, classes, generator=torch.Generator().manual_seed(0))
+            self._plain_text = (tuple(classes), method.encode_text())
+        return self._plain_text[1]
 
     def _for_labels(self, labels: Sequence[str]) -> tuple[Method, Tensor | None, list[int] | None]:
         """Return the method, its text features and the columns to keep for other labels."""

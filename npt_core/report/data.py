@@ -28,6 +28,7 @@ class Report:
         warnings: For people.
         counters: `images_encoded`, `images_cached`, `steps`.
         seconds: Wall time by phase.
+        selection: What `method: auto` chose from, and what; None where a method was named.
     """
 
     evaluation: dict[str, Any]
@@ -41,6 +42,7 @@ class Report:
     warnings: list[str] = field(default_factory=list)
     counters: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    selection: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON-able values."""

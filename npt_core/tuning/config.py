@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from npt_core.errors import ConfigError, Fault
 from npt_core.schema import Settings, setting
+from npt_core.tuning.select import AUTO, AutoConfig
 
 if TYPE_CHECKING:
     from torch.nn import Parameter
@@ -29,12 +30,20 @@ MANY_IMAGES = 8_000
 there is one view an image."""
 
 
+class _Auto:
+    """Stands where a method class would, for its settings."""
+
+    Config = AutoConfig
+
+
 @dataclass(frozen=True)
 class TuneConfig(Settings):
     """How to tune. Everything is optional; an untouched config is meant to be a good one."""
 
     backbone: str | None = setting(None, max_length=200, doc="Name of a backbone of this server; null: its first.")
-    method: str = setting("coop", max_length=64, doc="Name of a method, see /methods.")
+    method: str = setting(
+        "coop", max_length=64, doc="Name of a method, see /methods, or auto: chosen by cross-validation."
+    )
     method_config: Mapping[str, Any] = setting({}, doc="Settings of the method, see its schema.")
     regularizer: str | None = setting(
         None,
@@ -58,6 +67,12 @@ class TuneConfig(Settings):
         doc="Cross-entropy on logits + this times the log of each class's share of the images: 1 is the plain answer "
         "to uneven classes; 0 is off.",
     )
+    tuned_share: float = setting(
+        1.0,
+        ge=0,
+        le=1,
+        doc="Share of the tuned logits in the answer, the rest is zero-shot (WiSE-style); auto chooses its own.",
+    )
     views: int | None = setting(
         None,
         ge=1,
@@ -76,6 +91,8 @@ class TuneConfig(Settings):
         from npt_core.methods import get_method
 
         super().__post_init__()
+        if self.method == AUTO:
+            return
         cls = get_method(self.method)
         check_pair(cls.name, moves_features=cls.moves_features, regularizer=str(self.regularizer))
 
@@ -85,10 +102,10 @@ class TuneConfig(Settings):
         from npt_core.methods import get_method
 
         if not mistyped & {"method", "method_config"}:
-            yield from self._fill("method", get_method)
+            yield from self._fill("method", lambda name: _Auto if name == AUTO else get_method(name))
         if not mistyped & {"method", "regularizer", "regularizer_config"}:
             try:
-                cls = get_method(self.method)
+                cls = get_method("coop" if self.method == AUTO else self.method)
             except ConfigError:
                 cls = None  # reported already
             if self.regularizer is None and cls is not None:
@@ -121,7 +138,7 @@ class TuneConfig(Settings):
 
         schema = super().json_schema()
         properties = schema["properties"]
-        properties["method"]["enum"] = [info.name for info in list_methods()]
+        properties["method"]["enum"] = [AUTO, *(info.name for info in list_methods())]
         for part in properties["regularizer"]["anyOf"]:
             if part.get("type") == "string":
                 part["enum"] = [info.name for info in list_regularizers()]

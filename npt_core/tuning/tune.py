@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from torch import Tensor
 from npt_core.classifier import MANIFEST_FORMAT, Classifier, describe_class
 from npt_core.collapse import CollapseSetup, Regularizer, get_regularizer
 from npt_core.collapse.geometry import class_means, geometry, within_class
+from npt_core.data.sampling import stratified_folds
 from npt_core.errors import ConfigError, Fault, IncompatibleError
 from npt_core.methods import ImageBatch, ImageInput, Method, get_method
 from npt_core.report import Report
@@ -28,6 +30,7 @@ from npt_core.tuning.features import FeatureCache, FeatureSet, MemoryFeatureCach
 from npt_core.tuning.memory import is_out_of_memory, release_cached_memory
 from npt_core.tuning.meter import Meter
 from npt_core.tuning.protocols import EvaluationPlan, Fold, plan_evaluation
+from npt_core.tuning.select import AUTO, FOLDS, RECIPES, ZERO_SHOT, AutoConfig, choose, mixed, row, rows_of
 from npt_core.tuning.trainer import TrainData, Trainer, TrainResult
 
 if TYPE_CHECKING:
@@ -138,7 +141,11 @@ class _Tuning:
         self.control = control or GoOn()
         self.meter = Meter(progress)
         self.store = checkpoints
-        self.method_class = get_method(config.method)
+        self.requested = config
+        self.selection: dict[str, Any] | None = None
+        if config.method == AUTO:
+            self._use("coop", {"method": "coop"}, 1.0)  # until there is a choice: it refuses names early
+        self.method_class = get_method(self.config.method)
         self.warnings: list[str] = []
         self.counters = {"images_encoded": 0, "images_cached": 0, "steps": 0}
         self.bad: list[Fault] = []
@@ -161,6 +168,8 @@ class _Tuning:
         views = self._encode()
         self._warn_about_words()
         self.checkpointer = Checkpointer(self.store, self._key())
+        if self.requested.method == AUTO:
+            self._choose(views)
         plan = self.plan
         tuned_logits, outcome = self._measure_tuned(plan, views)
         if plan.refit or outcome is None:
@@ -314,6 +323,101 @@ class _Tuning:
             return
         self.meter.guess("tuning", self.meter.clock() - started)
 
+    # --- auto ---------------------------------------------------------------------------------------------------------
+
+    def _use(self, name: str, recipe: Mapping[str, Any], share: float) -> None:
+        """Go on with a recipe in place of what was asked for."""
+        asked = self.requested
+        settings: dict[str, Any] = {"method_config": {}, **recipe}
+        keep = get_method(settings["method"]).moves_features
+        regularizer = {"regularizer": asked.regularizer, "regularizer_config": asked.regularizer_config}
+        settings |= regularizer if keep else {"regularizer": "none", "regularizer_config": {}}
+        self.config = replace(asked, **settings, tuned_share=share)
+        self.method_class = get_method(self.config.method)
+
+    def _choose(self, views: _Views) -> None:
+        """Cross-validate the recipes on the training images of the one measured fold, and go on with the best."""
+        auto = AutoConfig.from_dict(self.requested.method_config)
+        folds = self._inner_folds()
+        if not folds:
+            self.takes_steps = self._new_method().takes_steps
+            self.warnings.append("There are too few images to choose a method by: coop was used.")
+            return
+        indices = list(self.plan.folds[0].train)
+        labels, baseline = self._labels(indices), self._zero_shot_logits(indices, views)
+        table, left_out, spent = [row(ZERO_SHOT, 0.0, baseline, labels)], [], 0.0
+        for name, recipe in auto.recipes().items():
+            self._use(name, recipe, 1.0)
+            self.takes_steps = self._new_method().takes_steps
+            steps = sum(self._schedule(len(fold.train)).steps(len(fold.train)) for fold in folds)
+            self.meter.expect("tuning", self.meter.done("tuning") + (steps if self.takes_steps else 0))
+            logits: dict[int, Tensor] = {}
+            took = 0.0
+            for number, fold in enumerate(folds):
+                if table[1:] and spent + took * len(folds) / max(1, number) > auto.time_budget_s:
+                    break
+                scores, seconds = self._try(name, number, fold, views)
+                logits.update(zip(fold.test, scores, strict=True))
+                took += seconds
+            spent += took
+            if len(logits) < len(indices):
+                left_out.append(name)
+                continue
+            table += rows_of(name, torch.stack([logits[i] for i in indices]), baseline, labels)
+        chosen = choose(table, len(indices))
+        if chosen.recipe == ZERO_SHOT:
+            self._use(ZERO_SHOT, {"method": ZERO_SHOT}, 1.0)
+            self.warnings.append("No tuned candidate was better than zero-shot in cross-validation: zero-shot it is.")
+        else:
+            self._use(chosen.recipe, RECIPES[chosen.recipe], chosen.tuned_share)
+        if left_out:
+            listed = ", ".join(left_out)
+            self.warnings.append(
+                f"auto had {auto.time_budget_s:g} s to choose and did not try {listed}: raise time_budget_s to do so."
+            )
+        self.takes_steps = self._new_method().takes_steps
+        self.meter.expect("tuning", self.meter.done("tuning") + self._schedule_steps(self.plan))
+        self.selection = {
+            "chosen": chosen.to_dict(),
+            "table": [one.to_dict() for one in table],
+            "left_out": left_out,
+            "folds": len(folds),
+            "images": len(indices),
+            "seconds": round(spent, 3),
+        }
+
+    def _inner_folds(self) -> list[Fold]:
+        """Folds of the training images to choose by; none where a class has one image or several folds measure."""
+        if len(self.plan.folds) != 1:
+            return []
+        indices = self.plan.folds[0].train
+        samples = [self.dataset.samples[i] for i in indices]
+        distinct = Counter(label for label, _ in {(sample.label, sample.sha256) for sample in samples})
+        number = min(FOLDS, *distinct.values())
+        if number < 2:
+            return []
+        fold_of = stratified_folds(
+            [sample.label for sample in samples],
+            number,
+            self.config.sampling_seed,
+            [sample.sha256 for sample in samples],
+        ).tolist()
+        parts = [[i for i, own in zip(indices, fold_of, strict=True) if own == one] for one in range(number)]
+        return [Fold(tuple(i for i in indices if i not in set(part)), tuple(part)) for part in parts]
+
+    def _try(self, name: str, number: int, fold: Fold, views: _Views) -> tuple[Tensor, float]:
+        """Return (n, K) logits of a recipe on one inner fold, and the seconds it took, also where it is known."""
+        stage = f"auto-{name}-{number}"
+        known = self.checkpointer.finished.get(stage)
+        if known is not None:
+            return torch.tensor(known["logits"]), float(known["seconds"])
+        started = self.meter.clock()
+        outcome = self._tune_on(fold.train, views, stage, f"{name}, fold {number + 1}")
+        scores = self._logits(outcome.method, fold.test, views)
+        seconds = self.meter.clock() - started
+        self.checkpointer.finish(stage, {"logits": scores.tolist(), "seconds": seconds})
+        return scores, seconds
+
     # --- tuning -------------------------------------------------------------------------------------------------------
 
     def _new_method(self) -> Method:
@@ -441,6 +545,7 @@ class _Tuning:
             outcome = self._tune_on(fold.train, views, stage, title)
             self.meter.enter("evaluating", title)
             scores = self._logits(outcome.method, fold.test, views)
+            scores = mixed(scores, self._zero_shot_logits(fold.test, views).cpu(), self.config.tuned_share)
             logits.update(zip(fold.test, scores, strict=True))
             if plan.refit:
                 self.checkpointer.finish(stage, {"logits": scores.tolist()})
@@ -489,6 +594,7 @@ class _Tuning:
             backbone={name: getattr(self.backbone, name) for name in ("name", "fingerprint", "precision")},
             warnings=self.warnings,
             counters=self.counters,
+            selection=self.selection,
         )
 
     def _warn_if_worse(self, zero_shot: Mapping[str, Any], tuned: Mapping[str, Any], both: Mapping[str, Any]) -> None:
@@ -550,6 +656,8 @@ class _Tuning:
             "evaluation": {key: value for key, value in report.evaluation.items() if key != "samples"},
             "geometry": {key: report.geometry[key] for key in ("zero_shot", "initial", "tuned")},
             "refitted": report.refitted,
+            "tuned_share": self.config.tuned_share,
+            "chosen_by": None if self.selection is None else AUTO,
         }
         method = outcome.method
         method.__dict__["backbone"] = backbone  # a retry in fp32 was for the tuning alone
@@ -558,7 +666,7 @@ class _Tuning:
     def _key(self) -> str:
         """Return the hash of everything that decides the course of this tuning."""
         facts = {
-            "config": replace(self.config, backbone=None, precision="auto").to_dict(),
+            "config": replace(self.requested, backbone=None, precision="auto").to_dict(),
             "classes": [describe_class(one) for one in self.classes],
             "samples": [[s.split, s.label, s.sha256] for s in self.dataset.samples],
             "backbone": [self.backbone.fingerprint, self.backbone.precision],
