@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import problems
 from app.problems import Problem
-from app.settings import LOOPBACK_NAMES, AppSettings, is_loopback
+from app.settings import LOOPBACK_NAMES, AppSettings
 from npt_core.errors import ConfigError
 
 TUNE, PREDICT, ADMIN = "tune", "predict", "admin"
@@ -143,7 +143,7 @@ class SiteGuard:
         self.app = app
         self._check_host = open_access or bool(settings.allowed_hosts)
         names = {*LOOPBACK_NAMES, *(name.lower() for name in settings.allowed_hosts)}
-        if is_loopback(settings.host):
+        if settings.host not in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
             names.add(f"[{settings.host}]" if ":" in settings.host else settings.host.lower())
         self._names = frozenset(names)
         self._origins = frozenset(origin.rstrip("/").lower() for origin in settings.allowed_origins)

@@ -180,6 +180,15 @@ class _Reader:
         self.ended = True
 
 
+def is_text(value: str) -> bool:
+    """Whether a string can be written as UTF-8: JSON can spell half a surrogate pair, which is no character."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _text(name: str, data: bytes) -> str:
     try:
         return data.decode("utf-8")

@@ -24,6 +24,7 @@ from app.settings import AppSettings
 from npt_core.errors import BackboneError, DataError, NPTError, OutOfMemoryError, OverloadedError, UnknownBackboneError
 from worker.errors import NotFoundError
 from worker.models import ModelRepository
+from worker.records import ModelRecord
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -213,10 +214,7 @@ class Inference:
     async def _plan(self, name: str, question: Question) -> _Plan:
         if name == ZERO_SHOT:
             return await self._plan_zero_shot(question)
-        try:
-            record = await to_thread.run_sync(self._models.get, name)
-        except NotFoundError as error:
-            raise Problem("unknown-model", f"{error.message} GET /models lists them.") from None
+        record = await self._record(name)
         try:
             loaded = await self.backbone(record.backbone)
         except UnknownBackboneError as error:
@@ -267,20 +265,33 @@ class Inference:
             Problem: A model that is not there, names it cannot take.
             OverloadedError: Too much is waiting already.
         """
-        plans = [await self._plan(name, question) for name in question.models]
-        seen: dict[str, list[Seen | NPTError]] = {}
-        for plan in plans:
-            name = plan.loaded.backbone.name
-            if name not in seen:
-                mates = [other.classifier for other in plans if other.loaded is plan.loaded]
-                seen[name] = await self._look(plan.loaded, pictures, mates)
-        answers = []
-        for plan in plans:
-            answers.append(await self._answer(plan, pictures, seen[plan.loaded.backbone.name], question))
-        unreadable = sum(isinstance(one, NPTError) for one in next(iter(seen.values())))
+        answers: dict[str, Answered] = {}
+        unreadable = 0
+        # One backbone after the other: where they do not fit into memory together, the second drives out the first.
+        for names in (await self._by_backbone(question)).values():
+            plans = [await self._plan(name, question) for name in names]
+            seen = await self._look(plans[0].loaded, pictures, [plan.classifier for plan in plans])
+            for plan in plans:
+                answers[plan.name] = await self._answer(plan, pictures, seen, question)
+            unreadable = sum(isinstance(one, NPTError) for one in seen)
         self._metrics.images.labels("unreadable").inc(unreadable)
         self._metrics.images.labels("ok").inc(len(pictures) - unreadable)
-        return answers
+        return [answers[name] for name in question.models]
+
+    async def _by_backbone(self, question: Question) -> dict[str | None, list[str]]:
+        """The models of a question by the backbone they need, each once."""
+        groups: dict[str | None, list[str]] = {}
+        for name in dict.fromkeys(question.models):
+            needed = question.backbone if name == ZERO_SHOT else (await self._record(name)).backbone
+            needed = needed or next(iter(await to_thread.run_sync(lambda: self.specs)))
+            groups.setdefault(needed, []).append(name)
+        return groups
+
+    async def _record(self, name: str) -> ModelRecord:
+        try:
+            return await to_thread.run_sync(self._models.get, name)
+        except NotFoundError as error:
+            raise Problem("unknown-model", f"{error.message} GET /models lists them.") from None
 
     async def _look(
         self, loaded: Loaded, pictures: Sequence[Picture], classifiers: Sequence[Classifier]
@@ -289,7 +300,7 @@ class Inference:
         tokens = any(classifier.needs_tokens for classifier in classifiers)
         pixels = any(classifier.needs_pixels for classifier in classifiers)
         features = any(not classifier.needs_pixels for classifier in classifiers)
-        keys = [hashlib.sha256(picture.data).digest() for picture in pictures]
+        keys = await to_thread.run_sync(lambda: [hashlib.sha256(picture.data).digest() for picture in pictures])
         wishes = {
             key: Wish(picture.data, features, tokens, pixels) for key, picture in zip(keys, pictures, strict=True)
         }

@@ -106,7 +106,13 @@ class AppSettings(WorkerSettings):
                     "give a text file with one key a line."
                 ) from error
             lines = (line.split("#", 1)[0].strip() for line in text.splitlines())
-            entries.extend(line for line in lines if line)
+            found = [line for line in lines if line]
+            if not found:  # somebody meant to close the door
+                raise ConfigError(
+                    f"NPT_API_KEYS_FILE is {str(self.api_keys_file)!r} and holds no key; "
+                    "write one key a line, or unset it."
+                )
+            entries.extend(found)
         return tuple(entries)
 
 

@@ -94,12 +94,31 @@ class DatasetRepository:
             if self._store.exists(f"{folder}/{RECORD}"):
                 # The pictures are known; what this archive had besides them is not.
                 known = self.get(record.id)
-                return known.model_copy(update={"faults": record.faults, "skipped": record.skipped}), False
-            self._store.put_file(f"{folder}/{BLOB}", part)
-            self._store.put(f"{folder}/{MANIFEST}", manifest)
-            self._store.put(f"{folder}/{RECORD}", record.to_json())
+                faults = (*record.faults, *self._other_words(folder, manifest))
+                return known.model_copy(update={"faults": faults, "skipped": record.skipped}), False
+            try:
+                self._store.put_file(f"{folder}/{BLOB}", part)
+                self._store.put(f"{folder}/{MANIFEST}", manifest)
+                self._store.put(f"{folder}/{RECORD}", record.to_json())
+            except BaseException:
+                self._store.delete(folder)  # an archive without a record is seen by nobody and would stay for ever
+                raise
         log.info("data set stored", dataset=record.id, images=record.images, classes=len(record.labels), bytes=size)
         return record, True
+
+    def _other_words(self, folder: str, manifest: bytes) -> tuple[ProblemItem, ...]:
+        """A fault where an archive of known pictures calls their classes something else."""
+        try:
+            stored = json.loads(self._store.get(f"{folder}/{MANIFEST}"))
+        except (ValueError, WorkerError):
+            return ()
+        if stored.get("classes") == json.loads(manifest).get("classes"):
+            return ()
+        message = (
+            "these pictures are stored already, with other names or phrasings for their classes, and the stored ones "
+            "are used: give names with `class_names`, or delete the data set first"
+        )
+        return (ProblemItem(path="classes.json", message=message),)
 
     def get(self, dataset_id: str) -> DatasetRecord:
         """Raises NotFoundError."""

@@ -111,7 +111,7 @@ class Events:
                 return
             while True:
                 event = await listener.next()
-                if event["id"] and not _after(event["id"], seen):
+                if event["event"] != "end" and event["id"] and not _after(event["id"], seen):
                     continue  # it was in the snapshot's past, or among the resumed ones
                 yield event
                 if event["event"] == "end":

@@ -12,6 +12,7 @@ import redis
 import structlog
 from pydantic import ValidationError
 
+from npt_core.errors import NPTError
 from worker.errors import (
     CorruptRecordError,
     IdempotencyInFlight,
@@ -129,17 +130,25 @@ class JobStore:
                 if self.files.exists(earlier):
                     return self.files.spec(earlier), False
                 spec = spec.model_copy(update={"id": earlier})  # its request died between the key and the job
+        try:
+            created = self._put_spec(spec, dataset_id)
+        except NPTError:
+            if idempotency_key is not None and not self.files.exists(spec.id):
+                self._store.delete(_claim_place(f"{owner or ''}\0{idempotency_key}"))  # a refused request had no effect
+            raise
+        return (spec, True) if created else (self.files.spec(spec.id), False)
+
+    def _put_spec(self, spec: JobSpec, dataset_id: str | None) -> bool:
         with self._store.lock("datasets"):  # a data set cannot go between the look and the job that needs it
             if dataset_id is not None and not self._store.exists(
                 f"datasets/{check_dataset_id(dataset_id)}/dataset.json"
             ):
                 raise NotFoundError(f"There is no data set with the id {dataset_id!r}.")
-            created = self.files.put_spec(spec)
-        return (spec, True) if created else (self.files.spec(spec.id), False)
+            return self.files.put_spec(spec)
 
     def _claim_key(self, key: str, fingerprint: str | None, job_id: str) -> str | None:
         """None where the key is new and now stands for `job_id`; else the job it stands for."""
-        where = f"idempotency/{hashlib.sha256(key.encode()).hexdigest()}.json"
+        where = _claim_place(key)
         claim = IdempotencyClaim(fingerprint=fingerprint, job_id=job_id, created_at=utcnow())
         if self._store.put(where, claim.to_json(), create_only=True):
             return None
@@ -272,8 +281,11 @@ class JobStore:
     def uses(self, dataset_id: str) -> str | None:
         """An unfinished job that needs the data set, if there is one."""
         for job_id in self.unfinished():
-            if self.files.spec(job_id).dataset_id == dataset_id:
-                return job_id
+            try:
+                if self.files.spec(job_id).dataset_id == dataset_id:
+                    return job_id
+            except WorkerError as error:  # it cannot run either
+                log.error("job left out of a look for users of a data set", job=job_id, error=error.message)
         return None
 
     def unfinished(self) -> Iterator[str]:
@@ -384,3 +396,7 @@ def to_ms(moment: datetime | None) -> int:
 
 def _ended(status: JobStatus) -> str:
     return {JobStatus.SUCCEEDED: "succeeded", JobStatus.FAILED: "failed"}.get(status, "been cancelled")
+
+
+def _claim_place(key: str) -> str:
+    return f"idempotency/{hashlib.sha256(key.encode()).hexdigest()}.json"

@@ -58,7 +58,7 @@ class Reaper:
                 self._each(job_id)
             for held in self._leases.held():
                 if held.idle_ms > self._settings.stall_s * 1000:
-                    self._recovery.stalled(held.job_id, held.idle_ms / 1000)
+                    self._stalled(held.job_id, held.idle_ms / 1000)
             self._queue.ensure_hints()
         except redis.RedisError:
             self._reconciler.request()
@@ -70,8 +70,14 @@ class Reaper:
     def _each(self, job_id: str) -> None:
         try:
             self._recovery.reap(job_id, self._settings.node, self._boot)
-        except WorkerError as error:
-            log.error("job not reaped", job=job_id, error=error.message)
+        except (WorkerError, OSError) as error:  # one job's trouble is not the others'
+            log.error("job not reaped", job=job_id, error=str(error))
+
+    def _stalled(self, job_id: str, idle_s: float) -> None:
+        try:
+            self._recovery.stalled(job_id, idle_s)
+        except (WorkerError, OSError) as error:
+            log.error("stalled job not ended", job=job_id, error=str(error))
 
     def start(self) -> None:
         """Run rounds in a daemon thread until `stop`."""

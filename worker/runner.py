@@ -139,7 +139,24 @@ class Runner:
             log.info("job started", kind=spec.kind, charged=lease.charged)
             ending = self._judge(context)
             if ending is not None:
-                ending()
+                self._finish(context, ending)
+
+    def _finish(self, context: JobContext, ending: Callable[[], None]) -> None:
+        """End the job; where the result cannot be kept, fail it, and where not even that can be written, be charged."""
+        try:
+            ending()
+            return
+        except (OSError, StoreFullError) as error:
+            log.error("result cannot be written", error=str(error))
+            problem = Problem.from_error(
+                StoreFullError("The result could not be written to the data volume; make room there and tune again.")
+            )
+        try:
+            self._end(context, JobStatus.FAILED, problem)
+        except (OSError, StoreFullError) as error:
+            log.error("not even the failure can be written", error=str(error))
+            self._drain.wait(FULL_PAUSE_S)
+            self._services.recovery.release(context.spec.id, context.fence, "died")
 
     def _judge(self, context: JobContext) -> Callable[[], None] | None:
         """Do the work; what must follow, or None where this attempt just steps back."""
@@ -209,7 +226,10 @@ class Runner:
 
     def _put_back(self, context: JobContext) -> None:
         shutil.rmtree(context.folder, ignore_errors=True)
-        self._services.recovery.release(context.spec.id, context.fence, "drained")
+        try:
+            self._services.recovery.release(context.spec.id, context.fence, "drained")
+        except (OSError, StoreFullError) as error:
+            log.error("store not writable, the lease will run out", error=str(error))
 
     def _ending(self, context: JobContext, status: JobStatus) -> JobEnd:
         end = self._services.jobs.ending(context.spec.id, status)

@@ -95,9 +95,18 @@ class Warden:
                 mark.path.unlink(missing_ok=True)
         if self._draining is not None:
             self._drain(busy, self._draining)
-        elif held is not None:
+        elif held is not None and self._remembers():
             self._end_the_stubborn(busy, held)
             self._free_the_unknown(busy, held)
+        else:
+            self._overdue, self._unknown = {}, {}
+
+    def _remembers(self) -> bool:
+        """Whether Redis holds what the store says; until it is read back after a loss, a missing lease is no news."""
+        try:
+            return bool(self._services.redis.exists(self._services.keys.epoch))
+        except redis.RedisError:
+            return False
 
     def _free_the_dead(self, held: Iterable[Held]) -> None:
         for each in held:

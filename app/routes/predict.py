@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request, Security
 from app import problems as problem_table
 from app.auth import PREDICT, authorize
 from app.context import Context, Ctx
-from app.forms import FilePart, Form, Sink, body_stream, media_type, read_form, too_large
+from app.forms import FilePart, Form, Sink, body_stream, is_text, media_type, read_form, too_large
 from app.inference import ZERO_SHOT, Answered, Picture, Question, Ranked
 from app.memory import Lease
 from app.problems import Problem
@@ -236,8 +236,8 @@ def _labels(text: str | None, most: int, faults: list[Fault]) -> tuple[str, ...]
         twice = next(name for name in data if data.count(name) > 1)
         faults.append(Fault("labels", f"names {twice[:MAX_LABEL]!r} more than once"))
     for number, name in enumerate(data):
-        if not name.strip() or len(name) > MAX_LABEL:
-            faults.append(Fault(f"labels[{number}]", f"must be 1 to {MAX_LABEL} characters"))
+        if not name.strip() or len(name) > MAX_LABEL or not is_text(name):
+            faults.append(Fault(f"labels[{number}]", f"must be 1 to {MAX_LABEL} characters of Unicode text"))
     return tuple(data)
 
 

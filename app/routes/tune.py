@@ -13,7 +13,7 @@ from fastapi import APIRouter, Header, Request, Response, Security
 
 from app.auth import TUNE, Caller, authorize
 from app.context import Context, Ctx, in_thread, link
-from app.forms import Form
+from app.forms import Form, is_text
 from app.problems import Problem
 from app.routes.answers import problems
 from app.routes.datasets import store_dataset
@@ -195,6 +195,9 @@ def parse_config(text: str | None, backbones: tuple[str, ...]) -> dict[str, Any]
             raise Problem(
                 "malformed-request", f"`config` is not JSON{where}.", [Fault("config", "must be a JSON object")]
             ) from None
+        if not is_text(json.dumps(data, ensure_ascii=False)):
+            message = "holds half of a surrogate pair, which is no character"
+            raise Problem("invalid-config", f"`config` {message}.", [Fault("config", message)])
         if not isinstance(data, dict):
             raise Problem(
                 "invalid-config", "`config` must be a JSON object.", [Fault("config", f"is {type(data).__name__}")]

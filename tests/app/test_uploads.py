@@ -175,18 +175,19 @@ class TestLimits:
         assert clean(small)
         assert small.client.get("/livez").status_code == 200
 
-    def test_one_too_many_at_once(self, small: Api) -> None:
-        with talk(small) as line:
-            line.sendall(head(small, "Transfer-Encoding: chunked") + b"4\r\nPK\x03\x04\r\n")
-            for _ in range(100):
-                if small.app.state.context.uploads.active:
-                    break
-                threading.Event().wait(0.02)
-            answer = small.client.post("/datasets", content=coloured_zip(), headers=ZIP)
-            refused(answer, 503, "overloaded")
-            assert int(answer.headers["retry-after"]) > 0
-        assert clean(small)
-        assert small.client.post("/datasets", content=coloured_zip(3, 50), headers=ZIP).status_code == 201
+    def test_one_too_many_at_once(self, make_settings: Callable[..., AppSettings]) -> None:
+        with running_api(make_settings(uploads_at_once=1)) as small:
+            with talk(small) as line:
+                line.sendall(head(small, "Transfer-Encoding: chunked") + b"4\r\nPK\x03\x04\r\n")
+                for _ in range(100):
+                    if small.app.state.context.uploads.active:
+                        break
+                    threading.Event().wait(0.02)
+                answer = small.client.post("/datasets", content=coloured_zip(), headers=ZIP)
+                refused(answer, 503, "overloaded")
+                assert int(answer.headers["retry-after"]) > 0
+            assert clean(small)
+            assert small.client.post("/datasets", content=coloured_zip(3, 50), headers=ZIP).status_code == 201
 
     def test_a_full_volume_is_known_before(self, make_settings: Callable[..., AppSettings]) -> None:
         with running_api(make_settings(min_free_bytes=10**18)) as full:

@@ -101,6 +101,31 @@ def test_a_full_disk_leaves_no_half_data_set(services: Services, monkeypatch: py
     assert services.datasets.add(upload(services, classes("cat", "dog")))[1]
 
 
+def test_a_record_that_cannot_be_written_leaves_no_archive(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = services.store.put
+
+    def full(key: str, *rest: object, **more: object) -> object:
+        if key.endswith("manifest.json"):
+            raise StoreFullError("full")
+        return real(key, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(services.store, "put", full)
+    with pytest.raises(StoreFullError):
+        services.datasets.add(upload(services, classes("cat", "dog")))
+    assert not list(services.store.root.rglob("data.zip"))
+
+
+def test_other_words_for_known_pictures_are_told(services: Services) -> None:
+    files = classes("cat", "dog")
+    first, _ = services.datasets.add(upload(services, files | {"classes.json": b'{"cat": {"name": "lion"}}'}))
+    again, created = services.datasets.add(upload(services, files | {"classes.json": b'{"cat": {"name": "tiger"}}'}))
+    assert not created
+    assert again.id == first.id
+    assert any(fault.path == "classes.json" and "class_names" in fault.message for fault in again.faults)
+    same, _ = services.datasets.add(upload(services, files | {"classes.json": b'{"cat": {"name": "lion"}}'}))
+    assert not same.faults
+
+
 def test_lists_of_data_sets_are_paged(services: Services) -> None:
     ids = [services.datasets.add(upload(services, classes("a", f"b{i}")))[0].id for i in range(5)]
     page = services.datasets.list(limit=3)

@@ -68,6 +68,19 @@ def test_a_listener_that_comes_back_misses_nothing_and_hears_nothing_twice(servi
     run(scenario())
 
 
+def test_a_listener_ahead_of_the_stream_still_hears_the_end(services: Services) -> None:
+    job, _ = services.start_job("sleep", {})
+
+    async def scenario() -> None:
+        listening = asyncio.create_task(collect(services, job.id, "99999999999999-0"))
+        await asyncio.sleep(0.5)
+        await asyncio.to_thread(services.cancel_job, job.id)
+        assert kinds(await asyncio.wait_for(listening, 10))[-1] == "end"
+        await services.events.aclose()
+
+    run(scenario())
+
+
 def test_an_ended_job_answers_at_once_even_without_redis(services: Services, redis_server: RedisServer) -> None:
     job, _ = services.start_job("sleep", {"steps": 1, "pause": 0})
     runner(services).run_next()

@@ -240,6 +240,34 @@ def test_a_key_in_flight_conflicts_until_its_request_is_surely_dead(
     assert services.start_job("sleep", {}, idempotency_key="k", fingerprint="f")[0].id == job.id
 
 
+def test_a_refused_request_does_not_use_up_its_key(services: Services) -> None:
+    for _ in range(2):
+        with pytest.raises(NotFoundError):
+            services.start_job("tune", {}, dataset_id="0" * 64, idempotency_key="k", fingerprint="f")
+    job, created = services.start_job("sleep", {}, idempotency_key="k", fingerprint="another")
+    assert created
+    assert services.jobs.get(job.id).status is JobStatus.QUEUED
+
+
+def test_a_damaged_job_does_not_keep_data_sets(services: Services) -> None:
+    job, _ = services.start_job("sleep", {})
+    services.store.put(f"jobs/{job.id}/job.json", b"{")
+    assert services.jobs.uses("0" * 64) is None
+
+
+def test_a_result_that_cannot_be_written_fails_the_job(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise PermissionError("read-only")
+
+    job, _ = services.start_job("sleep", {"steps": 1, "pause": 0})
+    monkeypatch.setattr(services.store, "sync", broken)
+    assert runner(services).run_next() == job.id
+    done = services.jobs.get(job.id)
+    assert done.status is JobStatus.FAILED
+    assert done.error is not None
+    assert done.error.type == "store-full"
+
+
 def _die(*_: object) -> bool:
     raise RuntimeError("the request dies here")
 
