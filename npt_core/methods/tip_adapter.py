@@ -1,7 +1,7 @@
 """Tip-Adapter: the training images' features are a cache that votes beside zero-shot; -F also tunes its keys.
 
 Source: Tip-Adapter, arXiv 2207.09519. Differs: the two blending factors are searched on held-out folds of the training
-images, since there is no other validation set.
+images, since there is no other validation set, and only before the keys are tuned; tuned keys are normalised again.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class TipAdapterConfig(MethodConfig):
     )
 
 
-def cache_vote(features: Tensor, keys: Tensor, values: Tensor, beta: Tensor | float) -> Tensor:
+def cache_vote(features: Tensor, keys: Tensor, values: Tensor, beta: Tensor | float, num_classes: int) -> Tensor:
     """Return (B, K) sums over classes of exp(-beta (1 - x . key)).
 
     Args:
@@ -51,9 +51,9 @@ def cache_vote(features: Tensor, keys: Tensor, values: Tensor, beta: Tensor | fl
         keys: (m, d) unit-norm.
         values: (m,) class of each key.
         beta: Sharpness.
+        num_classes: K; a class without a key gets no vote.
     """
     affinity = torch.exp(-beta * (1 - features @ keys.t()))  # (B, m)
-    num_classes = int(values.max()) + 1
     return affinity @ F.one_hot(values, num_classes).to(affinity.dtype)
 
 
@@ -108,7 +108,7 @@ class TipAdapter(Method):
         if not len(self.keys):
             return logits
         keys = F.normalize(self.keys, dim=-1) if self.config.finetune else self.keys
-        return logits + alpha * cache_vote(image_features, keys, self.values, beta)
+        return logits + alpha * cache_vote(image_features, keys, self.values, beta, self.num_classes)
 
     def fit(self, features: Tensor | None, labels: Tensor) -> None:
         """Fill the cache with one key an image (the mean of its views) and search the blend."""
@@ -134,7 +134,7 @@ class TipAdapter(Method):
             vote = torch.zeros_like(zero_shot)
             for fold in range(folds):
                 mine, others = fold_of == fold, fold_of != fold
-                vote[mine] = cache_vote(plain[mine], keys[others], labels[others], beta)
+                vote[mine] = cache_vote(plain[mine], keys[others], labels[others], beta, self.num_classes)
             for alpha in ALPHAS if self.config.alpha is None else (self.config.alpha,):
                 loss = float(F.cross_entropy(zero_shot + alpha * vote, labels))
                 if loss < best[0]:
