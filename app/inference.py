@@ -186,6 +186,10 @@ class Inference:
         finally:
             self._preloading = False
 
+    def trouble(self) -> str | None:
+        """Why the last load of a backbone failed; None where all is well."""
+        return next(iter(self._failures.values()), None)
+
     @property
     def preloading(self) -> bool:
         """Whether the first backbone is on its way into memory."""

@@ -31,10 +31,11 @@ async def readyz(context: Ctx, response: Response) -> Readiness:
     loaded: `GET /backbones` says why, and everything that does not need it works.
     """
     checks = await in_thread(readiness, context.services)
-    checks["backbone"] = _check(
-        not context.inference.preloading, "not waited for", "the first backbone is being loaded into memory"
-    )
-    ready = all(check.ok for name, check in checks.items() if name != "workers")
+    loading, trouble = context.inference.preloading, context.inference.trouble()
+    bad = "the first backbone is being loaded into memory" if loading else f"{trouble} GET /backbones says more."
+    checks["backbone"] = _check(not loading and trouble is None, "nothing is being waited for", bad)
+    forgiven = {"workers"} if loading else {"workers", "backbone"}
+    ready = all(check.ok for name, check in checks.items() if name not in forgiven)
     if not ready:
         response.status_code = 503
         response.headers["Retry-After"] = "5"

@@ -1,9 +1,9 @@
 """PromptSRC: prompts in both towers, held to the frozen features, and averaged over the epochs.
 
-Source: PromptSRC, arXiv 2307.06948. From the paper: the two L1 terms (weights 25 for text, 10 for images), the KL of the
-logits (weight 1), and Gaussian weights over epochs (mean at 0.75 and width 0.05 of the training, as its 15 and 1 of 20
-epochs). Differs: the frozen text comes from the backbone's own few templates, not from an ensemble of 60 of them
-("textual diversity").
+Source: PromptSRC, arXiv 2307.06948. From the paper: the two L1 terms (weights 25 for text, 10 for images), the KL of
+the logits (weight 1), and Gaussian weights over epochs (mean at 0.75 and width 0.05 of the training, as its 15 and 1
+of 20 epochs). Differs: the frozen text comes from the backbone's own few templates, not from an ensemble of 60 of
+them ("textual diversity").
 """
 
 from __future__ import annotations

@@ -199,6 +199,12 @@ def test_no_such_file(archs: Any, tmp_path: Path) -> None:
             load(path)
 
 
+def test_text_is_no_checkpoint(archs: Any, tmp_path: Path) -> None:
+    (tmp_path / "users").write_text("root:x:0:0:root:/root:/bin/sh\n")
+    with pytest.raises(BackboneUnavailableError, match="cannot be read|never loaded"):
+        load(tmp_path / "users")
+
+
 def test_no_such_architecture(tmp_path: Path) -> None:
     with pytest.raises(UnknownBackboneError, match=r"Did you mean .*ViT-B-16"):
         load(tmp_path / "none.pt", "ViT-B-61")
