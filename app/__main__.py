@@ -30,7 +30,7 @@ def main() -> int:
     except ValidationError as error:
         for fault in error.errors(include_url=False, include_input=False):
             name = "_".join(str(part) for part in fault["loc"][:1]).upper()
-            sys.stderr.write(f"npt-service: NPT_{name}: {fault['msg']}\n")
+            sys.stderr.write(f"npt-service: {f'NPT_{name}: ' if name else ''}{fault['msg']}\n")
         return WRONG_SETTINGS
     except NPTError as error:
         sys.stderr.write(f"npt-service: {error.message}\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -105,7 +106,7 @@ class AppSettings(WorkerSettings):
                     f"NPT_API_KEYS_FILE is {str(self.api_keys_file)!r} and cannot be read ({error}); "
                     "give a text file with one key a line."
                 ) from error
-            lines = (line.split("#", 1)[0].strip() for line in text.splitlines())
+            lines = (re.split(r"(?:^|\s)#", line, maxsplit=1)[0].strip() for line in text.splitlines())  # a#b is a key
             found = [line for line in lines if line]
             if not found:  # somebody meant to close the door
                 raise ConfigError(

@@ -112,7 +112,9 @@ class DatasetRepository:
             stored = json.loads(self._store.get(f"{folder}/{MANIFEST}"))
         except (ValueError, WorkerError):
             return ()
-        if stored.get("classes") == json.loads(manifest).get("classes"):
+        if not isinstance(stored, dict) or "classes" not in stored:
+            return ()  # damaged: whoever opens it says so
+        if stored["classes"] == json.loads(manifest)["classes"]:
             return ()
         message = (
             "these pictures are stored already, with other names or phrasings for their classes, and the stored ones "

@@ -8,12 +8,13 @@ import shutil
 import threading
 from collections.abc import Callable, Mapping
 
+import redis
 import structlog
 
 from npt_core.errors import Cancelled, Drained, LeaseLost, NPTError
 from worker.context import JobContext
 from worker.control import JobControl, Pulse
-from worker.errors import CorruptRecordError, NotFoundError, StoreFullError
+from worker.errors import CorruptRecordError, NotFoundError, StoreFullError, WorkerError
 from worker.ids import new_id
 from worker.lease import Identity, Lease
 from worker.marks import BusyMark
@@ -47,10 +48,26 @@ class Runner:
             lease = self._services.leases.claim(queue or self._services.settings.queue, self._who)
             if lease is None:
                 return None
-            with self._busy.on(lease.job_id, lease.fence):
-                if self._attempt(lease):
-                    return lease.job_id
+            try:
+                with self._busy.on(lease.job_id, lease.fence):
+                    if self._attempt(lease):
+                        return lease.job_id
+            except redis.RedisError:
+                raise
+            except Exception:  # its folder may be damaged: charged, so that the cap ends it and the queue goes on
+                log.exception("attempt broke off", job=lease.job_id)
+                self._give_up(lease)
+                return lease.job_id
         return None
+
+    def _give_up(self, lease: Lease) -> None:
+        held = [each for each in self._services.leases.held() if each.job_id == lease.job_id]
+        for each in held:
+            if each.pid == self._who.pid:
+                try:
+                    self._services.recovery.release(lease.job_id, each.fence, "died")
+                except (WorkerError, OSError) as error:
+                    log.error("job not freed, its lease will run out", job=lease.job_id, error=str(error))
 
     # -- before the work
 

@@ -16,7 +16,7 @@ from app.auth import Keyring, SiteGuard, keyring_of
 from app.main import create_app
 from app.settings import AppSettings
 from npt_core.errors import ConfigError
-from tests.support.api import Api, running_api
+from tests.support.api import Api, coloured_zip, running_api
 
 KEY, OTHER = "a-key-of-enough-letters", "another-key-of-enough-letters"
 PUBLIC = {
@@ -193,7 +193,7 @@ class TestSites:
 
     def test_a_refused_post_changes_nothing(self, plain: Api) -> None:
         before = len(plain.client.get("/datasets").json()["items"])
-        files = {"file": ("a.zip", b"PK\x03\x04")}
+        files = {"file": ("a.zip", coloured_zip(4, first_seed=900))}
         assert plain.client.post("/datasets", files=files, headers={"Origin": "http://evil.example"}).status_code == 403
         assert len(plain.client.get("/datasets").json()["items"]) == before
         assert plain.parts() == []

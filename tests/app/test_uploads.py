@@ -112,7 +112,8 @@ class TestAccepted:
         data = coloured_zip(3, first_seed=5)
         answer = plain.client.post("/datasets", content=data, headers=ZIP, params={"filename": name})
         assert answer.status_code in (200, 201)
-        assert answer.json()["filename"] in (name[:255], answer.json()["filename"])
+        if answer.status_code == 201:  # a known data set keeps the name it came with first
+            assert answer.json()["filename"] == name[:255]
         assert all(path.is_relative_to(plain.settings.data_dir) for path in plain.settings.data_dir.rglob("*"))
 
 

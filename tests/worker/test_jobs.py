@@ -268,6 +268,16 @@ def test_a_result_that_cannot_be_written_fails_the_job(services: Services, monke
     assert done.error.type == "store-full"
 
 
+def test_a_damaged_job_folder_is_given_up_in_the_end_and_the_queue_goes_on(services: Services) -> None:
+    broken, _ = services.start_job("sleep", {"steps": 1, "pause": 0})
+    services.store.put(f"jobs/{broken.id}/attempts/0001.json", b"")
+    healthy, _ = services.start_job("sleep", {"steps": 1, "pause": 0})
+    for _ in range(6):
+        if runner(services).run_next() == healthy.id:
+            break
+    assert services.jobs.get(healthy.id).status is JobStatus.SUCCEEDED
+
+
 def _die(*_: object) -> bool:
     raise RuntimeError("the request dies here")
 
