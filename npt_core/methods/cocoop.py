@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from npt_core.errors import ConfigError
 from npt_core.methods.base import ImageBatch, MethodConfig, Recipe, context_lr, register
-from npt_core.methods.coop import start_text
+from npt_core.methods.coop import first_context
 from npt_core.methods.parts.conditional import ConditionalMethod
 from npt_core.methods.parts.layers import linear
 from npt_core.schema import setting
@@ -52,13 +52,12 @@ class CoCoOp(ConditionalMethod):
     def __init__(
         self, config: MethodConfig, backbone: Backbone, classes: Sequence[ClassPrompt], *, generator: torch.Generator
     ) -> None:
-        from npt_core.clip.tokens import PromptTable, init_ctx
+        from npt_core.clip.tokens import PromptTable
 
         super().__init__(config, backbone, classes, generator=generator)
         settings = self.config
         self.table = PromptTable(backbone, classes, settings.n_ctx)
-        words = {"auto": start_text(backbone, settings.n_ctx), "random": None}.get(settings.ctx_init, settings.ctx_init)
-        self.ctx = nn.Parameter(init_ctx(backbone, settings.n_ctx, words, generator).float().contiguous())
+        self.ctx = nn.Parameter(first_context(backbone, settings.n_ctx, settings.ctx_init, generator))
         hidden = max(1, backbone.d // settings.reduction)
         self.meta_net = nn.Sequential(
             linear(backbone.d, hidden, generator), nn.ReLU(), linear(hidden, backbone.d_text, generator)

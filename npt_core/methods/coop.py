@@ -32,6 +32,14 @@ def start_text(backbone: Backbone, n_ctx: int) -> str | None:
     return None
 
 
+def first_context(backbone: Backbone, n_ctx: int, ctx_init: str, generator: torch.Generator) -> Tensor:
+    """Return the first values of a shared context, as the setting `ctx_init` says: (n_ctx, d_text) float32."""
+    from npt_core.clip.tokens import init_ctx
+
+    words = {"auto": start_text(backbone, n_ctx), "random": None}.get(ctx_init, ctx_init)
+    return init_ctx(backbone, n_ctx, words, generator).float().contiguous()
+
+
 @dataclass(frozen=True)
 class CoOpConfig(MethodConfig):
     """What the learned context looks like."""

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from npt_core.methods.base import ImageBatch, MethodConfig, MethodOutput, Recipe, context_lr, register
-from npt_core.methods.coop import start_text
+from npt_core.methods.coop import first_context
 from npt_core.methods.parts.layers import Attention, heads_for, linear
 from npt_core.methods.parts.visual import VisualMethod, token_noise
 from npt_core.methods.zero_shot import default_templates, template_features
@@ -58,13 +58,12 @@ class DPT(VisualMethod):
     def __init__(
         self, config: MethodConfig, backbone: Backbone, classes: Sequence[ClassPrompt], *, generator: torch.Generator
     ) -> None:
-        from npt_core.clip.tokens import PromptTable, init_ctx
+        from npt_core.clip.tokens import PromptTable
 
         super().__init__(config, backbone, classes, generator=generator)
         settings, width = self.config, int(backbone.d_vision or 0)
         self.table = PromptTable(backbone, classes, settings.n_ctx)
-        words = {"auto": start_text(backbone, settings.n_ctx), "random": None}.get(settings.ctx_init, settings.ctx_init)
-        self.ctx = nn.Parameter(init_ctx(backbone, settings.n_ctx, words, generator).float().contiguous())
+        self.ctx = nn.Parameter(first_context(backbone, settings.n_ctx, settings.ctx_init, generator))
         depth = self.prompt_depth(settings.prompt_depth)
         self.tokens = nn.Parameter(token_noise((depth, settings.n_tokens), width, generator))
         self.to_query = linear(backbone.d, width, generator)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from npt_core.methods.base import ImageBatch, MethodConfig, Recipe, context_lr, register
-from npt_core.methods.coop import start_text
+from npt_core.methods.coop import first_context
 from npt_core.methods.parts.layers import Attention, heads_for, linear
 from npt_core.methods.parts.visual import VisualMethod, token_noise
 from npt_core.schema import setting
@@ -53,14 +53,13 @@ class UPT(VisualMethod):
     def __init__(
         self, config: MethodConfig, backbone: Backbone, classes: Sequence[ClassPrompt], *, generator: torch.Generator
     ) -> None:
-        from npt_core.clip.tokens import PromptTable, init_ctx
+        from npt_core.clip.tokens import PromptTable
 
         super().__init__(config, backbone, classes, generator=generator)
         settings, width = self.config, self.config.width
         self.table = PromptTable(backbone, classes, settings.n_ctx)
-        words = {"auto": start_text(backbone, settings.n_ctx), "random": None}.get(settings.ctx_init, settings.ctx_init)
         # The network moves the context away from words that it starts from: the maps out of it begin at zero.
-        self.ctx = nn.Parameter(init_ctx(backbone, settings.n_ctx, words, generator).float().contiguous())
+        self.ctx = nn.Parameter(first_context(backbone, settings.n_ctx, settings.ctx_init, generator))
         self.unified = nn.Parameter(token_noise((settings.n_ctx + settings.n_tokens,), width, generator, std=1.0))
         self.norm_in, self.norm_out = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention = Attention(width, width, heads_for(width), generator)
