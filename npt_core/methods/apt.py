@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from npt_core.errors import ConfigError
-from npt_core.methods.base import ImageBatch, ImageInput, MethodConfig, Recipe, context_lr, register
-from npt_core.methods.coop import first_context
+from npt_core.methods.base import ImageBatch, ImageInput, MethodConfig, Recipe, register
 from npt_core.methods.parts.conditional import ConditionalMethod
+from npt_core.methods.parts.context import ContextConfig
 from npt_core.methods.parts.layers import Attention, heads_for
 from npt_core.schema import setting
 
@@ -27,15 +27,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class APTConfig(MethodConfig):
+class APTConfig(ContextConfig):
     """The context and how it attends."""
 
-    n_ctx: int = setting(4, ge=1, le=64, doc="Number of learned context vectors.")
-    ctx_init: str = setting(
-        "auto",
-        max_length=200,
-        doc="Words the context starts from; 'random': noise; 'auto': 'a photo of a' where it fills n_ctx, else noise.",
-    )
     d_head: int = setting(64, ge=1, le=1024, doc="Width of one attention head.")
 
 
@@ -54,22 +48,13 @@ class APT(ConditionalMethod):
     def __init__(
         self, config: MethodConfig, backbone: Backbone, classes: Sequence[ClassPrompt], *, generator: torch.Generator
     ) -> None:
-        from npt_core.clip.tokens import PromptTable
-
         super().__init__(config, backbone, classes, generator=generator)
         settings = self.config
-        self.table = PromptTable(backbone, classes, settings.n_ctx)
-        self.ctx = nn.Parameter(first_context(backbone, settings.n_ctx, settings.ctx_init, generator))
         self.norm = nn.LayerNorm(backbone.d_text)
         heads = heads_for(backbone.d_text, settings.d_head)
         self.attention = Attention(backbone.d_text, backbone.d, heads, generator)
         nn.init.zeros_(self.attention.out.weight)
         nn.init.zeros_(self.attention.out.bias)
-
-    @classmethod
-    def default_lr(cls, backbone: Backbone) -> float:
-        """CoOp's rate, scaled to the backbone's logit scale."""
-        return context_lr(backbone, cls.recipe.lr)
 
     def contexts(self, batch: ImageBatch) -> Tensor:
         """Return the (B, n_ctx, d_text) contexts after a look at (B, T, d) patch features."""

@@ -18,28 +18,12 @@ from torch import Tensor, nn
 
 from npt_core.discovery import Registry
 from npt_core.errors import ConfigError, IncompatibleError
+from npt_core.methods.parts.templates import default_templates, template_features
 from npt_core.schema import Settings
 
 if TYPE_CHECKING:
     from npt_core.clip.backbone import Backbone
     from npt_core.clip.tokens import ClassPrompt
-
-
-REFERENCE_LOGIT_SCALE = 100.0
-
-
-def context_lr(backbone: Backbone, lr: float) -> float:
-    """Scale a learning rate of learned text contexts to a backbone, never down.
-
-    Published rates belong to CLIP towers with a logit scale of 100. The gradient of the cross-entropy carries that
-    scale as a factor, so that a tower of scale 10 moves ten times less in each step of plain SGD. Ours; measured in
-    docs/decisions/.
-
-    Args:
-        backbone: Its logit scale is read.
-        lr: The rate for the published towers.
-    """
-    return lr * max(1.0, REFERENCE_LOGIT_SCALE / backbone.logit_scale)
 
 
 class ImageInput(StrEnum):
@@ -166,6 +150,7 @@ class Method(nn.Module):
         self.classes = tuple(classes)
         self.generator = generator
         self.chunk: int | None = None
+        self._zero_shot_text: Tensor | None = None
 
     @property
     def num_classes(self) -> int:
@@ -186,6 +171,13 @@ class Method(nn.Module):
     def default_lr(cls, backbone: Backbone) -> float:
         """Return the learning rate where the config names none; a method may adapt it to the backbone."""
         return cls.recipe.lr
+
+    def zero_shot_text(self) -> Tensor:
+        """Return the (K, d) frozen text features of the hand-written prompts, encoded once."""
+        if self._zero_shot_text is None:
+            texts = default_templates(self.backbone)
+            self._zero_shot_text = template_features(self.backbone, self.classes, texts)
+        return self._zero_shot_text
 
     # --- what a method computes ---------------------------------------------------------------------------------------
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from npt_core.errors import ConfigError
-from npt_core.methods.base import ImageBatch, MethodConfig, Recipe, context_lr, register
-from npt_core.methods.coop import first_context
+from npt_core.methods.base import ImageBatch, MethodConfig, Recipe, register
 from npt_core.methods.parts.conditional import ConditionalMethod
+from npt_core.methods.parts.context import ContextConfig
 from npt_core.methods.parts.layers import linear
 from npt_core.schema import setting
 
@@ -26,15 +26,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class CoCoOpConfig(MethodConfig):
+class CoCoOpConfig(ContextConfig):
     """The context and the network that shifts it."""
 
-    n_ctx: int = setting(4, ge=1, le=64, doc="Number of learned context vectors.")
-    ctx_init: str = setting(
-        "auto",
-        max_length=200,
-        doc="Words the context starts from; 'random': noise; 'auto': 'a photo of a' where it fills n_ctx, else noise.",
-    )
     reduction: int = setting(16, ge=1, le=1024, doc="The meta-net's hidden width is d divided by this.")
 
 
@@ -52,21 +46,12 @@ class CoCoOp(ConditionalMethod):
     def __init__(
         self, config: MethodConfig, backbone: Backbone, classes: Sequence[ClassPrompt], *, generator: torch.Generator
     ) -> None:
-        from npt_core.clip.tokens import PromptTable
-
         super().__init__(config, backbone, classes, generator=generator)
         settings = self.config
-        self.table = PromptTable(backbone, classes, settings.n_ctx)
-        self.ctx = nn.Parameter(first_context(backbone, settings.n_ctx, settings.ctx_init, generator))
         hidden = max(1, backbone.d // settings.reduction)
         self.meta_net = nn.Sequential(
             linear(backbone.d, hidden, generator), nn.ReLU(), linear(hidden, backbone.d_text, generator)
         )
-
-    @classmethod
-    def default_lr(cls, backbone: Backbone) -> float:
-        """CoOp's rate, scaled to the backbone's logit scale."""
-        return context_lr(backbone, cls.recipe.lr)
 
     def contexts(self, batch: ImageBatch) -> Tensor:
         """Return ctx + h(x): (B, n_ctx, d_text)."""

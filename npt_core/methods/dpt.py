@@ -15,11 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from npt_core.methods.base import ImageBatch, MethodConfig, MethodOutput, Recipe, context_lr, register
-from npt_core.methods.coop import first_context
+from npt_core.methods.base import ImageBatch, MethodConfig, MethodOutput, Recipe, register
+from npt_core.methods.parts.context import ContextConfig, ContextMethod
 from npt_core.methods.parts.layers import Attention, heads_for, linear
 from npt_core.methods.parts.visual import VisualMethod, token_noise
-from npt_core.methods.zero_shot import default_templates, template_features
 from npt_core.schema import setting
 
 if TYPE_CHECKING:
@@ -28,23 +27,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class DPTConfig(MethodConfig):
+class DPTConfig(ContextConfig):
     """Text context, visual tokens and class-aware tokens."""
 
-    n_ctx: int = setting(4, ge=1, le=64, doc="Number of learned context vectors.")
     n_tokens: int = setting(4, ge=1, le=256, doc="Learned tokens in each image block that gets some.")
-    ctx_init: str = setting(
-        "auto",
-        max_length=200,
-        doc="Words the context starts from; 'random': noise; 'auto': 'a photo of a' where it fills n_ctx, else noise.",
-    )
     prompt_depth: int = setting(0, ge=0, le=256, doc="Image blocks with tokens of their own; 0: all of them.")
     candidates: int = setting(10, ge=1, le=1000, doc="Class-aware tokens an image: its likeliest classes, zero-shot.")
     class_aware_weight: float = setting(0.3, ge=0, le=1e6, doc="Weight of the class-aware tokens' own cross-entropy.")
 
 
 @register
-class DPT(VisualMethod):
+class DPT(ContextMethod, VisualMethod):
     """Dual-modality prompt tuning with class-aware visual prompts in the last image block."""
 
     name = "dpt"
@@ -58,30 +51,19 @@ class DPT(VisualMethod):
     def __init__(
         self, config: MethodConfig, backbone: Backbone, classes: Sequence[ClassPrompt], *, generator: torch.Generator
     ) -> None:
-        from npt_core.clip.tokens import PromptTable
-
         super().__init__(config, backbone, classes, generator=generator)
         settings, width = self.config, int(backbone.d_vision or 0)
-        self.table = PromptTable(backbone, classes, settings.n_ctx)
-        self.ctx = nn.Parameter(first_context(backbone, settings.n_ctx, settings.ctx_init, generator))
         depth = self.prompt_depth(settings.prompt_depth)
         self.tokens = nn.Parameter(token_noise((depth, settings.n_tokens), width, generator))
         self.to_query = linear(backbone.d, width, generator)
         self.norm = nn.LayerNorm(width)
         self.attention = Attention(width, width, heads_for(width), generator)
         self.score = linear(width, 1, generator)
-        self._frozen: Tensor | None = None
         self._aware: tuple[Tensor, Tensor] | None = None
-
-    @classmethod
-    def default_lr(cls, backbone: Backbone) -> float:
-        """CoOp's rate, scaled to the backbone's logit scale."""
-        return context_lr(backbone, cls.recipe.lr)
 
     def encode_text(self) -> Tensor:
         """Return (K, d) features of the learned prompts, phrasings averaged."""
-        batch = self.table.assemble(self.ctx)
-        return self.table.pool(self.backbone.text.encode_prompts(batch, chunk=self.chunk))
+        return self.encode_context(self.ctx)
 
     def forward(self, batch: ImageBatch, text_features: Tensor | None = None) -> MethodOutput:
         """Classify a batch; the image features depend on the class names."""
@@ -124,10 +106,8 @@ class DPT(VisualMethod):
         m, size = min(self.config.candidates, self.num_classes), len(batch.pixels) if batch.pixels is not None else 0
         if m == self.num_classes:
             return torch.arange(m, device=self.ctx.device).expand(size, -1)
-        if self._frozen is None:
-            self._frozen = template_features(self.backbone, self.classes, default_templates(self.backbone))
         features = self.in_pieces(batch, self.backbone.image.encode)
-        chosen = self.logits(features, self._frozen).topk(m, dim=1).indices
+        chosen = self.logits(features, self.zero_shot_text()).topk(m, dim=1).indices
         if batch.labels is not None:
             missing = (chosen != batch.labels.unsqueeze(1)).all(dim=1)
             chosen[missing, -1] = batch.labels[missing]

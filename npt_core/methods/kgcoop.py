@@ -12,7 +12,6 @@ from torch import Tensor
 
 from npt_core.methods.base import ImageBatch, MethodOutput, register
 from npt_core.methods.coop import CoOp, CoOpConfig
-from npt_core.methods.zero_shot import default_templates, template_features
 from npt_core.schema import setting
 
 
@@ -32,16 +31,9 @@ class KgCoOp(CoOp):
     source = "arXiv 2303.13283"
     Config = KgCoOpConfig
     config: KgCoOpConfig
-    _frozen: Tensor | None = None
-
-    def frozen_text(self) -> Tensor:
-        """Return the (K, d) text features of the hand-written prompt, encoded once."""
-        if self._frozen is None:
-            self._frozen = template_features(self.backbone, self.classes, default_templates(self.backbone))
-        return self._frozen
 
     def named_losses(self, batch: ImageBatch, output: MethodOutput) -> Mapping[str, Tensor]:
         """Return `knowledge`."""
         assert output.text_features is not None  # noqa: S101 - for the type checker
-        distance = (output.text_features.float() - self.frozen_text()).square().sum(dim=-1)
+        distance = (output.text_features.float() - self.zero_shot_text()).square().sum(dim=-1)
         return {"knowledge": self.config.weight * distance.mean()}

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from npt_core.methods.base import ImageBatch, MethodOutput, register
 from npt_core.methods.coop import CoOp, CoOpConfig
-from npt_core.methods.zero_shot import default_templates, template_features
 from npt_core.schema import setting
 
 
@@ -49,14 +48,11 @@ class ProGrad(CoOp):
     source = "arXiv 2205.14865"
     Config = ProGradConfig
     config: ProGradConfig
-    _frozen: Tensor | None = None
 
     def named_losses(self, batch: ImageBatch, output: MethodOutput) -> Mapping[str, Tensor]:
         """Return `kl`, KL(zero-shot || tuned) over the batch (nats, times the temperature squared)."""
-        if self._frozen is None:
-            self._frozen = template_features(self.backbone, self.classes, default_templates(self.backbone))
         temperature = self.config.temperature
-        teacher = self.logits(output.image_features.detach(), self._frozen) / temperature
+        teacher = self.logits(output.image_features.detach(), self.zero_shot_text()) / temperature
         student = torch.log_softmax(output.logits.float() / temperature, dim=1)
         kl = F.kl_div(student, torch.log_softmax(teacher.float(), dim=1), reduction="batchmean", log_target=True)
         return {"kl": kl * temperature**2}

@@ -17,10 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from npt_core.methods.base import ImageBatch, MethodConfig, MethodOutput, Recipe, context_lr, register
-from npt_core.methods.coop import first_context
+from npt_core.methods.base import ImageBatch, MethodConfig, MethodOutput, Recipe, register
+from npt_core.methods.parts.context import ContextConfig, ContextMethod
 from npt_core.methods.parts.visual import VisualMethod, token_noise
-from npt_core.methods.zero_shot import default_templates, template_features
 from npt_core.schema import setting
 
 if TYPE_CHECKING:
@@ -29,16 +28,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PromptSRCConfig(MethodConfig):
+class PromptSRCConfig(ContextConfig):
     """The prompts, and what keeps them from forgetting."""
 
     n_ctx: int = setting(4, ge=1, le=64, doc="Context vectors in each text block.")
     n_tokens: int = setting(4, ge=1, le=256, doc="Learned tokens in each image block.")
-    ctx_init: str = setting(
-        "auto",
-        max_length=200,
-        doc="Words the first context starts from; 'random': noise; 'auto': known words that fill n_ctx, else noise.",
-    )
     prompt_depth: int = setting(9, ge=1, le=256, doc="Blocks with prompts of their own, cut to each tower's depth.")
     text_weight: float = setting(25.0, ge=0, le=1e6, doc="Weight of the L1 distance to frozen text features.")
     image_weight: float = setting(10.0, ge=0, le=1e6, doc="Weight of the L1 distance to frozen image features.")
@@ -49,7 +43,7 @@ class PromptSRCConfig(MethodConfig):
 
 
 @register
-class PromptSRC(VisualMethod):
+class PromptSRC(ContextMethod, VisualMethod):
     """Self-regulating prompts, independent in the two towers."""
 
     name = "promptsrc"
@@ -58,17 +52,12 @@ class PromptSRC(VisualMethod):
     Config = PromptSRCConfig
     recipe = Recipe(lr=0.0025, batch_size=4, epochs_by_shots=((4, 30), (1_000_000, 20)))
     config: PromptSRCConfig
-    _frozen: Tensor | None = None
 
     def __init__(
         self, config: MethodConfig, backbone: Backbone, classes: Sequence[ClassPrompt], *, generator: torch.Generator
     ) -> None:
-        from npt_core.clip.tokens import PromptTable
-
         super().__init__(config, backbone, classes, generator=generator)
         settings = self.config
-        self.table = PromptTable(backbone, classes, settings.n_ctx)
-        self.ctx = nn.Parameter(first_context(backbone, settings.n_ctx, settings.ctx_init, generator))
         text_depth = min(settings.prompt_depth, backbone.text.depth)
         self.deep_ctx = nn.Parameter(token_noise((text_depth - 1, settings.n_ctx), backbone.d_text, generator))
         layers = self.prompt_depth(settings.prompt_depth)
@@ -76,22 +65,9 @@ class PromptSRC(VisualMethod):
         self._sum: dict[str, Tensor] = {}
         self._weight = 0.0
 
-    @classmethod
-    def default_lr(cls, backbone: Backbone) -> float:
-        """PromptSRC's rate, scaled to the backbone's logit scale."""
-        return context_lr(backbone, cls.recipe.lr)
-
-    def frozen_text(self) -> Tensor:
-        """Return the (K, d) text features of the hand-written templates, encoded once."""
-        if self._frozen is None:
-            self._frozen = template_features(self.backbone, self.classes, default_templates(self.backbone))
-        return self._frozen
-
     def encode_text(self) -> Tensor:
-        """Return (K, d) features of the deep prompts, phrasings averaged."""
-        deep = self.deep_ctx if len(self.deep_ctx) else None
-        batch = self.table.assemble(self.ctx, deep_ctx=deep)
-        return self.table.pool(self.backbone.text.encode_prompts(batch, chunk=self.chunk))
+        """Return (K, d) features of the deep prompts."""
+        return self.encode_context(self.ctx, self.deep_ctx)
 
     def encode_image(self, batch: ImageBatch) -> Tensor:
         """Return (B, d) features with the learned tokens."""
@@ -100,7 +76,7 @@ class PromptSRC(VisualMethod):
     def named_losses(self, batch: ImageBatch, output: MethodOutput) -> Mapping[str, Tensor]:
         """Return `scl_text`, `scl_image` and `scl_logits`, weighted."""
         assert output.text_features is not None  # noqa: S101 - for the type checker
-        settings, text = self.config, self.frozen_text()
+        settings, text = self.config, self.zero_shot_text()
         with torch.no_grad():
             images = self.in_pieces(batch, self.backbone.image.encode)
             teacher = torch.log_softmax(self.logits(images, text).float(), dim=1)

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from npt_core.data.sampling import stratified_folds
 from npt_core.errors import ConfigError
 from npt_core.methods.base import Method, MethodConfig, Recipe, register
-from npt_core.methods.zero_shot import default_templates, template_features
 from npt_core.schema import setting
 
 if TYPE_CHECKING:
@@ -93,13 +92,10 @@ class TipAdapter(Method):
         alpha = 1.0 if self.config.alpha is None else self.config.alpha
         blend = torch.tensor([alpha, self.config.beta or 5.5], device=device)
         self.register_buffer("blend", blend)  # (2,): alpha and beta
-        self._text: Tensor | None = None
 
     def encode_text(self) -> Tensor:
         """Return the (K, d) features of the hand-written templates, encoded once."""
-        if self._text is None:
-            self._text = template_features(self.backbone, self.classes, default_templates(self.backbone))
-        return self._text
+        return self.zero_shot_text()
 
     def logits(self, image_features: Tensor, text_features: Tensor | None) -> Tensor:
         """Return (B, K) zero-shot logits and the vote."""

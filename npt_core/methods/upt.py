@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from npt_core.methods.base import ImageBatch, MethodConfig, Recipe, context_lr, register
-from npt_core.methods.coop import first_context
+from npt_core.methods.base import ImageBatch, MethodConfig, Recipe, register
+from npt_core.methods.parts.context import ContextConfig, ContextMethod
 from npt_core.methods.parts.layers import Attention, heads_for, linear
 from npt_core.methods.parts.visual import VisualMethod, token_noise
 from npt_core.schema import setting
@@ -25,22 +25,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class UPTConfig(MethodConfig):
+class UPTConfig(ContextConfig):
     """The unified prompt and the network on it."""
 
     n_ctx: int = setting(4, ge=1, le=64, doc="Vectors of the unified prompt that become text context.")
     n_tokens: int = setting(4, ge=1, le=256, doc="Vectors of the unified prompt that become visual tokens.")
-    ctx_init: str = setting(
-        "auto",
-        max_length=200,
-        doc="Words the context starts from; 'random': noise; 'auto': 'a photo of a' where it fills n_ctx, else noise.",
-    )
     width: int = setting(128, ge=8, le=4096, doc="Width of the unified prompt.")
     prompt_depth: int = setting(1, ge=0, le=256, doc="Image blocks that get the visual tokens afresh; 0: all of them.")
 
 
 @register
-class UPT(VisualMethod):
+class UPT(ContextMethod, VisualMethod):
     """U' = SA(U) + LN(U), U'' = FFN(LN(U')) + LN(U'); the halves of U'' prompt the two towers."""
 
     name = "upt"
@@ -53,13 +48,9 @@ class UPT(VisualMethod):
     def __init__(
         self, config: MethodConfig, backbone: Backbone, classes: Sequence[ClassPrompt], *, generator: torch.Generator
     ) -> None:
-        from npt_core.clip.tokens import PromptTable
-
         super().__init__(config, backbone, classes, generator=generator)
         settings, width = self.config, self.config.width
-        self.table = PromptTable(backbone, classes, settings.n_ctx)
         # The network moves the context away from words that it starts from: the maps out of it begin at zero.
-        self.ctx = nn.Parameter(first_context(backbone, settings.n_ctx, settings.ctx_init, generator))
         self.unified = nn.Parameter(token_noise((settings.n_ctx + settings.n_tokens,), width, generator, std=1.0))
         self.norm_in, self.norm_out = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention = Attention(width, width, heads_for(width), generator)
@@ -68,11 +59,6 @@ class UPT(VisualMethod):
         self.to_vision = linear(width, int(backbone.d_vision or 0), generator)
         nn.init.zeros_(self.to_text.weight)
         nn.init.zeros_(self.to_text.bias)
-
-    @classmethod
-    def default_lr(cls, backbone: Backbone) -> float:
-        """CoOp's rate, scaled to the backbone's logit scale."""
-        return context_lr(backbone, cls.recipe.lr)
 
     def prompts(self) -> tuple[Tensor, Tensor]:
         """Return the text context (n_ctx, d_text) and the visual tokens (n_tokens, d_vision)."""
@@ -84,9 +70,8 @@ class UPT(VisualMethod):
         return self.ctx + self.to_text(text), self.to_vision(vision)
 
     def encode_text(self) -> Tensor:
-        """Return (K, d) features of the prompts, phrasings averaged."""
-        batch = self.table.assemble(self.prompts()[0])
-        return self.table.pool(self.backbone.text.encode_prompts(batch, chunk=self.chunk))
+        """Return (K, d) features of the prompts."""
+        return self.encode_context(self.prompts()[0])
 
     def encode_image(self, batch: ImageBatch) -> Tensor:
         """Return (B, d) features with the visual tokens."""

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from npt_core.methods.base import ImageBatch, MethodConfig, Recipe, context_lr, register
+from npt_core.methods.base import ImageBatch, MethodConfig, Recipe, register
+from npt_core.methods.parts.context import context_lr
 from npt_core.methods.parts.visual import VisualMethod, token_noise
-from npt_core.methods.zero_shot import default_templates, template_features
 from npt_core.schema import setting
 
 if TYPE_CHECKING:
@@ -54,7 +54,6 @@ class VPT(VisualMethod):
         depth = self.prompt_depth(self.config.prompt_depth)
         width = int(backbone.d_vision or 0)
         self.tokens = nn.Parameter(token_noise((depth, self.config.n_tokens), width, generator))
-        self._text: Tensor | None = None
 
     @classmethod
     def default_lr(cls, backbone: Backbone) -> float:
@@ -63,9 +62,7 @@ class VPT(VisualMethod):
 
     def encode_text(self) -> Tensor:
         """Return the (K, d) features of the hand-written templates, encoded once."""
-        if self._text is None:
-            self._text = template_features(self.backbone, self.classes, default_templates(self.backbone))
-        return self._text
+        return self.zero_shot_text()
 
     def encode_image(self, batch: ImageBatch) -> Tensor:
         """Return (B, d) features with the learned tokens beside the patches."""

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from npt_core.clip import ClassPrompt
 from npt_core.methods import ImageBatch, Method, get_method, list_methods
-from npt_core.methods.zero_shot import default_templates
+from npt_core.methods.parts.templates import default_templates
 from tests.support.tiny_clip import tiny_backbone
 
 NAMES = ("cat", "a very large red panda", "ox", "snow leopard")

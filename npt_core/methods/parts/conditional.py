@@ -9,24 +9,24 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from npt_core.methods.base import ImageBatch, Method, MethodConfig, MethodOutput
+from npt_core.methods.base import ImageBatch, MethodConfig, MethodOutput
+from npt_core.methods.parts.context import ContextMethod
 
 if TYPE_CHECKING:
     from npt_core.clip.backbone import Backbone
-    from npt_core.clip.tokens import ClassPrompt, PromptTable
+    from npt_core.clip.tokens import ClassPrompt
 
 PROMPTS_AT_ONCE = 1024
 """Prompts (images times phrasings) that are encoded together before memory has had a say."""
 
 
-class ConditionalMethod(Method):
+class ConditionalMethod(ContextMethod):
     """Base of methods whose context is made for each image.
 
-    Subclasses fill `table` and say what the contexts are; images times classes go through the text tower in chunks.
+    Subclasses say what the contexts are; images times classes go through the text tower in chunks.
     """
 
     text_depends_on_image = True
-    table: PromptTable
 
     def __init__(
         self, config: MethodConfig, backbone: Backbone, classes: Sequence[ClassPrompt], *, generator: torch.Generator

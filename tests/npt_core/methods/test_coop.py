@@ -10,8 +10,8 @@ import torch
 from npt_core.clip import ClassPrompt, PromptTable
 from npt_core.errors import ConfigError, DuplicatePromptError, IncompatibleError, PromptError
 from npt_core.methods import Method, get_method
-from npt_core.methods.coop import start_text
-from npt_core.methods.zero_shot import template_features
+from npt_core.methods.parts.context import start_text
+from npt_core.methods.parts.templates import template_features
 from npt_core.tuning.config import Schedule, TuneConfig
 from tests.support.tiny_clip import tiny_backbone
 
