@@ -17,6 +17,7 @@ from torch import Tensor
 
 from npt_core.errors import ArtefactError, ConfigError, Fault, IncompatibleError
 from npt_core.methods import ImageBatch, ImageInput, Method, get_method
+from npt_core.mixture import mixed
 
 if TYPE_CHECKING:
     from npt_core.clip.backbone import Backbone
@@ -85,7 +86,6 @@ class Classifier:
         if text_features is None and self._cacheable:
             with torch.no_grad():
                 self._text = method.encode_text()
-        self._plain_text: tuple[tuple[ClassPrompt, ...], Tensor] | None = None
         self._others: OrderedDict[tuple[str, ...], tuple[Method, Tensor | None]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -177,20 +177,11 @@ class Classifier:
         # The rest of the answer is plain zero-shot on the same pictures.
         plain = batch.features if batch.pixels is None else self.backbone.encode_images(batch.pixels)
         assert plain is not None  # noqa: S101 - for the type checker
-        cosines = plain @ self._zero_shot_text(method.classes).t()
-        share = self.tuned_share
+        cosines = plain @ method.zero_shot_text().t()
         return (
-            share * logits + (1 - share) * self.backbone.logit_scale * cosines,
-            share * similarities + (1 - share) * cosines,
+            mixed(logits, self.backbone.logit_scale * cosines, self.tuned_share),
+            mixed(similarities, cosines, self.tuned_share),
         )
-
-    def _zero_shot_text(self, classes: Sequence[ClassPrompt]) -> Tensor:
-        """Return the (K, d) text features of the hand-written templates, kept for the last set of classes."""
-        if self._plain_text is None or self._plain_text[0] != tuple(classes):
-            made = get_method("zero_shot")
-            method = made(made.Config(), self.backbone, classes, generator=torch.Generator().manual_seed(0))
-            self._plain_text = (tuple(classes), method.encode_text())
-        return self._plain_text[1]
 
     def _for_labels(self, labels: Sequence[str]) -> tuple[Method, Tensor | None, list[int] | None]:
         """Return the method, its text features and the columns to keep for other labels."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from npt_core.tuning.control import CheckpointStore
 
-FORMAT = "npt-checkpoint-1"
+FORMAT = "npt-checkpoint-2"
 INTERVAL_S = 5.0
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from npt_core.errors import ConfigError, Fault
 from npt_core.schema import Settings, setting
-from npt_core.tuning.select import AUTO, AutoConfig
+from npt_core.tuning.recipes import AUTO, AutoConfig
 
 if TYPE_CHECKING:
     from torch.nn import Parameter
@@ -28,12 +28,6 @@ DEFAULT_VIEWS = 4
 MANY_IMAGES = 8_000
 """Crops help where images are few, and each one costs an encoding: by default no more views in all than this, until
 there is one view an image."""
-
-
-class _Auto:
-    """Stands where a method class would, for its settings."""
-
-    Config = AutoConfig
 
 
 @dataclass(frozen=True)
@@ -102,7 +96,7 @@ class TuneConfig(Settings):
         from npt_core.methods import get_method
 
         if not mistyped & {"method", "method_config"}:
-            yield from self._fill("method", lambda name: _Auto if name == AUTO else get_method(name))
+            yield from self._fill("method", lambda name: AutoConfig if name == AUTO else get_method(name).Config)
         if not mistyped & {"method", "regularizer", "regularizer_config"}:
             try:
                 cls = get_method("coop" if self.method == AUTO else self.method)
@@ -111,22 +105,22 @@ class TuneConfig(Settings):
             if self.regularizer is None and cls is not None:
                 object.__setattr__(self, "regularizer", "npt" if cls.moves_features else "none")
             if self.regularizer is not None:
-                yield from self._fill("regularizer", get_regularizer)
+                yield from self._fill("regularizer", lambda name: get_regularizer(name).Config)
         if "class_names" not in mistyped:
             for folder, name in self.class_names.items():
                 if not name.strip():
                     yield Fault(f"class_names.{folder}", "the name is empty; give it in words")
 
-    def _fill(self, field: str, get: Callable[[str], Any]) -> Iterable[Fault]:
+    def _fill(self, field: str, settings_of: Callable[[str], type[Settings]]) -> Iterable[Fault]:
         """Replace `<field>_config` by the full settings of what `field` names."""
         path = f"{field}_config"
         try:
-            cls = get(getattr(self, field))
+            settings = settings_of(getattr(self, field))
         except ConfigError as error:
             yield Fault(field, error.message)
             return
         try:
-            object.__setattr__(self, path, cls.Config.from_dict(getattr(self, path)).to_dict())
+            object.__setattr__(self, path, settings.from_dict(getattr(self, path)).to_dict())
         except ConfigError as error:
             yield from (Fault(f"{path}.{fault.path}", fault.message) for fault in error.faults)
 
@@ -187,6 +181,7 @@ class Schedule:
         import torch
 
         if self.optimizer == "adamw":
+            # eps as Tip-Adapter-F's release has it, the one method that asks for AdamW
             return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, eps=1e-4)
         return torch.optim.SGD(parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
 

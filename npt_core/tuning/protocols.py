@@ -129,28 +129,37 @@ def _from_training_images(dataset: Dataset, shown: Sequence[int], config: TuneCo
         fold = Fold(tuple(shown[j] for j in rest.tolist()), tuple(shown[j] for j in held.tolist()))
         if fold.test and _covers(dataset, fold.train):
             return _held_out(dataset, fold, tuple(shown), config)
-    if smallest >= 2:
-        number = min(MAX_FOLDS, smallest)
-        fold_of = stratified_folds(labels, number, config.sampling_seed, groups).tolist()
-        folds = tuple(
-            Fold(
-                tuple(shown[j] for j, own in enumerate(fold_of) if own != one),
-                tuple(shown[j] for j, own in enumerate(fold_of) if own == one),
-            )
-            for one in range(number)
+    folds = cross_validation(dataset, shown, config.sampling_seed)
+    if folds and all(fold.test and _covers(dataset, fold.train) for fold in folds):
+        reason = (
+            f"the smallest class has {smallest} images: measured by {len(folds)}-fold cross-validation, each image by "
+            "a prompt that had not seen it; the shipped prompt was tuned on all of them"
         )
-        if all(fold.test and _covers(dataset, fold.train) for fold in folds):
-            reason = (
-                f"the smallest class has {smallest} images: measured by {number}-fold cross-validation, each image by "
-                "a prompt that had not seen it; the shipped prompt was tuned on all of them"
-            )
-            tested = tuple(sorted(i for fold in folds for i in fold.test))
-            return EvaluationPlan("cross-validation", reason, folds, tuple(shown), True, tested)
+        tested = tuple(sorted(i for fold in folds for i in fold.test))
+        return EvaluationPlan("cross-validation", reason, folds, tuple(shown), True, tested)
     reason = (
         f"not enough images to hold out: the smallest class has {smallest}; give every class at least 2 different "
         f"images (better {MIN_TO_HOLD_OUT} or more), or a test split"
     )
     return EvaluationPlan("none", reason, (), tuple(shown), False, tuple(shown))
+
+
+def cross_validation(dataset: Dataset, indices: Sequence[int], seed: int) -> tuple[Fold, ...]:
+    """Split images into stratified folds, at most `MAX_FOLDS`; none where a class has a single image.
+
+    Images with the same bytes stay together. Every image is tested in one fold.
+    """
+    labels = [dataset.samples[i].label for i in indices]
+    groups = [dataset.samples[i].sha256 for i in indices]
+    number = min(MAX_FOLDS, *Counter(label for label, _ in set(zip(labels, groups, strict=True))).values())
+    if number < 2:
+        return ()
+    fold_of = stratified_folds(labels, number, seed, groups).tolist()
+    pairs = list(zip(indices, fold_of, strict=True))
+    return tuple(
+        Fold(tuple(i for i, own in pairs if own != one), tuple(i for i, own in pairs if own == one))
+        for one in range(number)
+    )
 
 
 def _held_out(dataset: Dataset, fold: Fold, shown: tuple[int, ...], config: TuneConfig) -> EvaluationPlan:

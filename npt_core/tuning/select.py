@@ -1,63 +1,30 @@
-"""Which recipe suits these images? What `method: auto` compares, and how it decides.
+"""Which recipe suits these images? How `method: auto` compares and decides.
 
 Every candidate is cross-validated on the training images alone; the images a report is measured on take no part. Beside
-each tuned candidate stand its mixtures with zero-shot: logits a * tuned + (1 - a) * zero-shot, which for text features
-is interpolating them before they are normalised (after WiSE-FT, arXiv 2109.01903).
+each tuned candidate stand its mixtures with zero-shot.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from npt_core.errors import Fault
-from npt_core.schema import Settings, setting
+from npt_core.methods import get_method
+from npt_core.mixture import mixed
+from npt_core.tuning.recipes import RECIPES, AutoConfig
 
-AUTO = "auto"
+if TYPE_CHECKING:
+    from npt_core.tuning.config import TuneConfig
+    from npt_core.tuning.protocols import Fold
+
 SHARES = (0.25, 0.5, 0.75, 1.0)
 FOLDS = 3
-
-RECIPES: Mapping[str, Mapping[str, Any]] = {
-    "tip_adapter": {"method": "tip_adapter"},
-    "linear_probe": {"method": "linear_probe"},
-    "coop": {"method": "coop"},
-    "kgcoop": {"method": "kgcoop"},
-    "coop-class-specific": {"method": "coop", "method_config": {"class_specific": True}},
-}
-"""In the order in which they are tried: cheap ones first, so that a small time budget still buys the most."""
-
 ZERO_SHOT = "zero_shot"
-
-
-@dataclass(frozen=True)
-class AutoConfig(Settings):
-    """What `auto` may spend and try."""
-
-    time_budget_s: float = setting(
-        60.0, gt=0, le=86_400, doc="Seconds for choosing; a candidate that would take longer is left out and named."
-    )
-    candidates: tuple[str, ...] = setting(
-        tuple(RECIPES), max_length=len(RECIPES), doc=f"Which recipes to compare with zero-shot: {', '.join(RECIPES)}."
-    )
-    new_classes: bool = setting(False, doc="Only recipes that can classify among new class names later.")
-
-    def conflicts(self, mistyped: frozenset[str]) -> Iterable[Fault]:
-        """Only known recipes."""
-        for number, name in enumerate(() if "candidates" in mistyped else self.candidates):
-            if name not in RECIPES:
-                yield Fault(f"candidates[{number}]", f"there is no recipe {name!r}; use {', '.join(RECIPES)}")
-
-    def recipes(self) -> dict[str, Mapping[str, Any]]:
-        """Return what is tried, in order."""
-        wanted = {name: recipe for name, recipe in RECIPES.items() if name in self.candidates}
-        if self.new_classes:
-            return {name: recipe for name, recipe in wanted.items() if name in ("coop", "kgcoop")}
-        return wanted
 
 
 @dataclass(frozen=True)
@@ -79,11 +46,6 @@ class Row:
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON-able values."""
         return asdict(self)
-
-
-def mixed(tuned: Tensor, zero_shot: Tensor, share: float) -> Tensor:
-    """Return share * tuned + (1 - share) * zero-shot, exactly the tuned logits at 1."""
-    return tuned if share == 1.0 else share * tuned + (1.0 - share) * zero_shot
 
 
 def row(recipe: str, share: float, logits: Tensor, labels: Tensor) -> Row:
@@ -111,3 +73,83 @@ def choose(table: Sequence[Row], num_images: int) -> Row:
     best = max(one.accuracy for one in table)
     slack = 0.5 * math.sqrt(best * (1 - best) / max(1, num_images))
     return min((one for one in table if one.accuracy >= best - slack), key=lambda one: one.nll)
+
+
+@dataclass
+class Selection:
+    """What `select` came to.
+
+    Attributes:
+        config: The request with the chosen recipe in the place of auto.
+        table: JSON-able: what was compared, what was chosen, what was left out for want of time.
+        warnings: For people.
+    """
+
+    config: TuneConfig
+    table: dict[str, Any]
+    warnings: list[str]
+
+
+def as_recipe(requested: TuneConfig, name: str, share: float = 1.0) -> TuneConfig:
+    """Return the request with a recipe (or `zero_shot`) in the place of auto."""
+    recipe: dict[str, Any] = {"method_config": {}, **RECIPES.get(name, {"method": ZERO_SHOT})}
+    if not get_method(recipe["method"]).moves_features:
+        recipe |= {"regularizer": "none", "regularizer_config": {}}
+    return replace(requested, **recipe, tuned_share=share)
+
+
+def select(
+    requested: TuneConfig,
+    folds: Sequence[Fold],
+    labels: dict[int, int],
+    zero_shot: dict[int, Tensor],
+    attempt: Callable[[TuneConfig, str, int], tuple[Tensor, float]],
+) -> Selection:
+    """Cross-validate the recipes within the time budget.
+
+    Args:
+        requested: A config of method auto.
+        folds: Each image is tested in one of them.
+        labels: Class of every image by its position in the data set.
+        zero_shot: (K,) logits of every image.
+        attempt: Tunes a config on the given fold; its logits on the fold's test images and the seconds it took. The
+            text is the recipe's name.
+    """
+    auto = AutoConfig.from_dict(requested.method_config)
+    order = [i for fold in folds for i in fold.test]
+    truth, baseline = torch.tensor([labels[i] for i in order]), torch.stack([zero_shot[i] for i in order])
+    table, left_out, spent = [row(ZERO_SHOT, 0.0, baseline, truth)], [], 0.0
+    for name in auto.recipes():
+        config, parts, took = as_recipe(requested, name), [], 0.0
+        for number in range(len(folds)):
+            expected = took * len(folds) / max(1, number)
+            if len(table) > 1 and spent + expected > auto.time_budget_s:
+                break
+            logits, seconds = attempt(config, name, number)
+            parts.append(logits)
+            took += seconds
+        spent += took
+        if len(parts) < len(folds):
+            left_out.append(name)
+        else:
+            table += rows_of(name, torch.cat(parts), baseline, truth)
+    chosen, warnings = choose(table, len(order)), []
+    if chosen.recipe == ZERO_SHOT:
+        warnings.append("No tuned candidate was better than zero-shot in cross-validation: zero-shot it is.")
+    if left_out:
+        warnings.append(
+            f"auto had {auto.time_budget_s:g} s to choose and did not try {', '.join(left_out)}: raise time_budget_s "
+            "to do so."
+        )
+    return Selection(
+        as_recipe(requested, chosen.recipe, chosen.tuned_share if chosen.recipe != ZERO_SHOT else 1.0),
+        {
+            "chosen": chosen.to_dict(),
+            "table": [one.to_dict() for one in table],
+            "left_out": left_out,
+            "folds": len(folds),
+            "images": len(order),
+            "seconds": round(spent, 3),
+        },
+        warnings,
+    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -18,9 +17,9 @@ from torch import Tensor
 from npt_core.classifier import MANIFEST_FORMAT, Classifier, describe_class
 from npt_core.collapse import CollapseSetup, Regularizer, get_regularizer
 from npt_core.collapse.geometry import class_means, geometry, within_class
-from npt_core.data.sampling import stratified_folds
 from npt_core.errors import ConfigError, Fault, IncompatibleError
 from npt_core.methods import ImageBatch, ImageInput, Method, get_method
+from npt_core.mixture import mixed
 from npt_core.report import Report
 from npt_core.tuning.checkpoint import Checkpointer
 from npt_core.tuning.config import Schedule, TuneConfig, resolve_views
@@ -29,8 +28,9 @@ from npt_core.tuning.evaluate import metrics, paired
 from npt_core.tuning.features import FeatureCache, FeatureSet, MemoryFeatureCache, PixelSource, encode_dataset
 from npt_core.tuning.memory import is_out_of_memory, release_cached_memory
 from npt_core.tuning.meter import Meter
-from npt_core.tuning.protocols import EvaluationPlan, Fold, plan_evaluation
-from npt_core.tuning.select import AUTO, FOLDS, RECIPES, ZERO_SHOT, AutoConfig, choose, mixed, row, rows_of
+from npt_core.tuning.protocols import EvaluationPlan, Fold, cross_validation, plan_evaluation
+from npt_core.tuning.recipes import AUTO
+from npt_core.tuning.select import as_recipe, select
 from npt_core.tuning.trainer import TrainData, Trainer, TrainResult
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class _Tuning:
         checkpoints: CheckpointStore | None,
         parent: Classifier | None,
     ) -> None:
-        self.dataset, self.config, self.backbone, self.parent = dataset, config, backbone, parent
+        self.dataset, self.backbone, self.parent = dataset, backbone, parent
         self.source_id = dataset.id  # what was handed in, whichever pictures of it turn out unreadable
         # Without a cache of the caller's, one for this call: replanning after a bad image must encode nothing again.
         self.cache = cache if cache is not None else MemoryFeatureCache()
@@ -143,9 +143,8 @@ class _Tuning:
         self.store = checkpoints
         self.requested = config
         self.selection: dict[str, Any] | None = None
-        if config.method == AUTO:
-            self._use("coop", {"method": "coop"}, 1.0)  # until there is a choice: it refuses names early
-        self.method_class = get_method(self.config.method)
+        # Until auto has chosen, CoOp stands in its place: it refuses names early.
+        self._use(as_recipe(config, "coop") if config.method == AUTO else config)
         self.warnings: list[str] = []
         self.counters = {"images_encoded": 0, "images_cached": 0, "steps": 0}
         self.bad: list[Fault] = []
@@ -159,7 +158,6 @@ class _Tuning:
         self.classes = self._name_classes()
         self._warn_about_precision()
         first = self._new_method()  # which refuses names and settings before any image is encoded
-        self.takes_steps = first.takes_steps
         if self.config.logit_adjustment and not first.takes_steps:
             self.warnings.append(
                 f"logit_adjustment has no effect: method {self.config.method!r} is not tuned in steps."
@@ -292,12 +290,14 @@ class _Tuning:
         return Schedule.resolve(self.config, num_images, len(self.dataset.labels), self.backbone)
 
     def _schedule_steps(self, plan: EvaluationPlan) -> int:
-        if not self.takes_steps:
-            return 0
         sizes = [len(fold.train) for fold in plan.folds]
         if plan.refit or not plan.folds:
             sizes.append(len(plan.ship))
-        return sum(self._schedule(size).steps(size) for size in sizes)
+        return sum(map(self._steps, sizes))
+
+    def _steps(self, num_images: int) -> int:
+        """Return the steps of one tuning on so many images."""
+        return self._schedule(num_images).steps(num_images) if self._new_method().takes_steps else 0
 
     def _warn_about_precision(self) -> None:
         asked = self.config.precision
@@ -325,85 +325,35 @@ class _Tuning:
 
     # --- auto ---------------------------------------------------------------------------------------------------------
 
-    def _use(self, name: str, recipe: Mapping[str, Any], share: float) -> None:
-        """Go on with a recipe in place of what was asked for."""
-        asked = self.requested
-        settings: dict[str, Any] = {"method_config": {}, **recipe}
-        keep = get_method(settings["method"]).moves_features
-        regularizer = {"regularizer": asked.regularizer, "regularizer_config": asked.regularizer_config}
-        settings |= regularizer if keep else {"regularizer": "none", "regularizer_config": {}}
-        self.config = replace(asked, **settings, tuned_share=share)
-        self.method_class = get_method(self.config.method)
+    def _use(self, config: TuneConfig) -> None:
+        """Go on with another config than the requested one."""
+        self.config, self.method_class = config, get_method(config.method)
 
     def _choose(self, views: _Views) -> None:
-        """Cross-validate the recipes on the training images of the one measured fold, and go on with the best."""
-        auto = AutoConfig.from_dict(self.requested.method_config)
-        folds = self._inner_folds()
+        """Let auto choose by the training images of the one measured fold, and go on with what it chose."""
+        plan = self.plan
+        folds: tuple[Fold, ...] = ()
+        if len(plan.folds) == 1:
+            folds = cross_validation(self.dataset, plan.folds[0].train, self.config.sampling_seed)
         if not folds:
-            self.takes_steps = self._new_method().takes_steps
             self.warnings.append("There are too few images to choose a method by: coop was used.")
             return
-        indices = list(self.plan.folds[0].train)
-        labels, baseline = self._labels(indices), self._zero_shot_logits(indices, views)
-        table, left_out, spent = [row(ZERO_SHOT, 0.0, baseline, labels)], [], 0.0
-        for name, recipe in auto.recipes().items():
-            self._use(name, recipe, 1.0)
-            self.takes_steps = self._new_method().takes_steps
-            steps = sum(self._schedule(len(fold.train)).steps(len(fold.train)) for fold in folds)
-            self.meter.expect("tuning", self.meter.done("tuning") + (steps if self.takes_steps else 0))
-            logits: dict[int, Tensor] = {}
-            took = 0.0
-            for number, fold in enumerate(folds):
-                if table[1:] and spent + took * len(folds) / max(1, number) > auto.time_budget_s:
-                    break
-                scores, seconds = self._try(name, number, fold, views)
-                logits.update(zip(fold.test, scores, strict=True))
-                took += seconds
-            spent += took
-            if len(logits) < len(indices):
-                left_out.append(name)
-                continue
-            table += rows_of(name, torch.stack([logits[i] for i in indices]), baseline, labels)
-        chosen = choose(table, len(indices))
-        if chosen.recipe == ZERO_SHOT:
-            self._use(ZERO_SHOT, {"method": ZERO_SHOT}, 1.0)
-            self.warnings.append("No tuned candidate was better than zero-shot in cross-validation: zero-shot it is.")
-        else:
-            self._use(chosen.recipe, RECIPES[chosen.recipe], chosen.tuned_share)
-        if left_out:
-            listed = ", ".join(left_out)
-            self.warnings.append(
-                f"auto had {auto.time_budget_s:g} s to choose and did not try {listed}: raise time_budget_s to do so."
-            )
-        self.takes_steps = self._new_method().takes_steps
-        self.meter.expect("tuning", self.meter.done("tuning") + self._schedule_steps(self.plan))
-        self.selection = {
-            "chosen": chosen.to_dict(),
-            "table": [one.to_dict() for one in table],
-            "left_out": left_out,
-            "folds": len(folds),
-            "images": len(indices),
-            "seconds": round(spent, 3),
-        }
+        indices = list(plan.folds[0].train)
+        labels = dict(zip(indices, self._labels(indices).tolist(), strict=True))
+        zero_shot = dict(zip(indices, self._zero_shot_logits(indices, views), strict=True))
 
-    def _inner_folds(self) -> list[Fold]:
-        """Folds of the training images to choose by; none where a class has one image or several folds measure."""
-        if len(self.plan.folds) != 1:
-            return []
-        indices = self.plan.folds[0].train
-        samples = [self.dataset.samples[i] for i in indices]
-        distinct = Counter(label for label, _ in {(sample.label, sample.sha256) for sample in samples})
-        number = min(FOLDS, *distinct.values())
-        if number < 2:
-            return []
-        fold_of = stratified_folds(
-            [sample.label for sample in samples],
-            number,
-            self.config.sampling_seed,
-            [sample.sha256 for sample in samples],
-        ).tolist()
-        parts = [[i for i, own in zip(indices, fold_of, strict=True) if own == one] for one in range(number)]
-        return [Fold(tuple(i for i in indices if i not in set(part)), tuple(part)) for part in parts]
+        def attempt(config: TuneConfig, name: str, number: int) -> tuple[Tensor, float]:
+            if number == 0:
+                self._use(config)
+                ahead = sum(self._steps(len(fold.train)) for fold in folds)
+                self.meter.expect("tuning", self.meter.done("tuning") + ahead)
+            return self._try(name, number, folds[number], views)
+
+        found = select(self.requested, folds, labels, zero_shot, attempt)
+        self._use(found.config)
+        self.selection = found.table
+        self.warnings.extend(found.warnings)
+        self.meter.expect("tuning", self.meter.done("tuning") + self._schedule_steps(plan))
 
     def _try(self, name: str, number: int, fold: Fold, views: _Views) -> tuple[Tensor, float]:
         """Return (n, K) logits of a recipe on one inner fold, and the seconds it took, also where it is known."""
@@ -454,9 +404,7 @@ class _Tuning:
     @property
     def zero_shot_text(self) -> Tensor:
         if not hasattr(self, "_zero_shot_text"):
-            cls = get_method("zero_shot")
-            method = cls(cls.Config(), self.backbone, self.classes, generator=torch.Generator().manual_seed(0))
-            self._zero_shot_text = method.encode_text()
+            self._zero_shot_text = self._new_method().zero_shot_text()
         return self._zero_shot_text
 
     def _labels(self, indices: Sequence[int]) -> Tensor:

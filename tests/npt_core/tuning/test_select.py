@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from npt_core import Classifier, Dataset, TuneConfig, tune
 from npt_core.errors import ConfigError, Drained
+from npt_core.mixture import mixed
 from npt_core.tuning.control import MemoryCheckpointStore
-from npt_core.tuning.select import RECIPES, SHARES, AutoConfig, Row, choose, mixed, row
+from npt_core.tuning.recipes import RECIPES, AutoConfig
+from npt_core.tuning.select import SHARES, Row, choose, row
 from tests.support.pictures import write_folder
 
 QUICK: dict[str, Any] = {"epochs": 2, "views": 1, "batch_size": 8}
