@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from app.settings import AppSettings
 from npt_core.errors import ConfigError, NPTError, UnknownBackboneError
+from worker.settings import faults_in
 
 FAILED, WRONG_SETTINGS = 1, 2
 
@@ -28,9 +29,7 @@ def main() -> int:
     try:
         return run(AppSettings(), arguments.listen_fd)
     except ValidationError as error:
-        for fault in error.errors(include_url=False, include_input=False):
-            name = "_".join(str(part) for part in fault["loc"][:1]).upper()
-            sys.stderr.write(f"npt-service: {f'NPT_{name}: ' if name else ''}{fault['msg']}\n")
+        sys.stderr.writelines(f"npt-service: {fault}\n" for fault in faults_in(error))
         return WRONG_SETTINGS
     except NPTError as error:
         sys.stderr.write(f"npt-service: {error.message}\n")

@@ -57,12 +57,11 @@ class Loaded:
             name=backbone.name,
             on_batch=on_batch,
         )
-        self._target = max(_sides(backbone.image_size))
 
     def _prepare(self, wish: Wish) -> tuple[Wish, Tensor]:
-        from npt_core.data.images import decode_image
+        from npt_core.tuning.features import load_picture
 
-        return wish, self.backbone.load_pixels(decode_image(wish.data, target=self._target))
+        return wish, load_picture(self.backbone, wish.data)
 
     def _run(self, items: Sequence[tuple[Wish, Tensor]]) -> list[Seen]:
         import torch
@@ -83,7 +82,3 @@ class Loaded:
             )
             for n, (wish, tensor) in enumerate(items)
         ]
-
-
-def _sides(size: Any) -> tuple[int, ...]:
-    return (size,) if isinstance(size, int) else tuple(size)

@@ -186,9 +186,10 @@ class Inference:
         finally:
             self._preloading = False
 
-    def trouble(self) -> str | None:
-        """Why the last load of a backbone failed; None where all is well."""
-        return next(iter(self._failures.values()), None)
+    @property
+    def in_trouble(self) -> bool:
+        """Whether a backbone could not be loaded when it was last tried."""
+        return bool(self._failures)
 
     @property
     def preloading(self) -> bool:
@@ -215,10 +216,9 @@ class Inference:
 
     # --- classifiers --------------------------------------------------------------------------------------------------
 
-    async def _plan(self, name: str, question: Question) -> _Plan:
-        if name == ZERO_SHOT:
+    async def _plan(self, name: str, record: ModelRecord | None, question: Question) -> _Plan:
+        if record is None:
             return await self._plan_zero_shot(question)
-        record = await self._record(name)
         try:
             loaded = await self.backbone(record.backbone)
         except UnknownBackboneError as error:
@@ -272,8 +272,8 @@ class Inference:
         answers: dict[str, Answered] = {}
         unreadable = 0
         # One backbone after the other: where they do not fit into memory together, the second drives out the first.
-        for names in (await self._by_backbone(question)).values():
-            plans = [await self._plan(name, question) for name in names]
+        for models in (await self._by_backbone(question)).values():
+            plans = [await self._plan(name, record, question) for name, record in models]
             seen = await self._look(plans[0].loaded, pictures, [plan.classifier for plan in plans])
             for plan in plans:
                 answers[plan.name] = await self._answer(plan, pictures, seen, question)
@@ -282,13 +282,14 @@ class Inference:
         self._metrics.images.labels("ok").inc(len(pictures) - unreadable)
         return [answers[name] for name in question.models]
 
-    async def _by_backbone(self, question: Question) -> dict[str | None, list[str]]:
-        """The models of a question by the backbone they need, each once."""
-        groups: dict[str | None, list[str]] = {}
+    async def _by_backbone(self, question: Question) -> dict[str, list[tuple[str, ModelRecord | None]]]:
+        """The models of a question by the backbone they need, each once; zero-shot has no record."""
+        first = next(iter(await to_thread.run_sync(lambda: self.specs)))
+        groups: dict[str, list[tuple[str, ModelRecord | None]]] = {}
         for name in dict.fromkeys(question.models):
-            needed = question.backbone if name == ZERO_SHOT else (await self._record(name)).backbone
-            needed = needed or next(iter(await to_thread.run_sync(lambda: self.specs)))
-            groups.setdefault(needed, []).append(name)
+            record = None if name == ZERO_SHOT else await self._record(name)
+            needed = (question.backbone or first) if record is None else record.backbone
+            groups.setdefault(needed, []).append((name, record))
         return groups
 
     async def _record(self, name: str) -> ModelRecord:
@@ -323,7 +324,9 @@ class Inference:
             def classify() -> list[tuple[tuple[str, float, float], ...]]:
                 return _best(_scores(plan, good), question.top_k)
 
-            heavy = plan.classifier.needs_pixels or plan.labels is not None or plan.classifier.text_features is None
+            classifier = plan.classifier
+            text_ready = classifier.text_features is not None and classifier.tuned_share == 1.0
+            heavy = classifier.needs_pixels or plan.labels is not None or not text_ready
             # What runs a tower runs on the thread that owns it; one matrix product does not.
             tops = iter(await (_wait(plan.loaded.batcher.call(classify)) if heavy else to_thread.run_sync(classify)))
         for picture, one in zip(pictures, seen, strict=True):

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 GIB = 1024**3
@@ -175,3 +175,12 @@ class WorkerSettings(BaseSettings):
 def get_settings() -> WorkerSettings:
     """The settings of this process, read from the environment once."""
     return WorkerSettings()
+
+
+def faults_in(error: ValidationError) -> list[str]:
+    """What is wrong with the settings, a line each, without what was set: passwords are among it."""
+    faults = []
+    for fault in error.errors(include_url=False, include_input=False):
+        name = "_".join(str(part) for part in fault["loc"][:1]).upper()
+        faults.append(f"NPT_{name}: {fault['msg']}" if name else fault["msg"])
+    return faults

@@ -31,10 +31,10 @@ async def readyz(context: Ctx, response: Response) -> Readiness:
     loaded: `GET /backbones` says why, and everything that does not need it works.
     """
     checks = await in_thread(readiness, context.services)
-    loading, trouble = context.inference.preloading, context.inference.trouble()
+    loading, trouble = context.inference.preloading, context.inference.in_trouble
     cannot = "a backbone cannot be loaded: GET /backbones says which and why"  # not here: /readyz needs no key
     bad = "the first backbone is being loaded into memory" if loading else cannot
-    checks["backbone"] = _check(not loading and trouble is None, "nothing is being waited for", bad)
+    checks["backbone"] = _check(not loading and not trouble, "nothing is being waited for", bad)
     forgiven = {"workers"} if loading else {"workers", "backbone"}
     ready = all(check.ok for name, check in checks.items() if name not in forgiven)
     if not ready:

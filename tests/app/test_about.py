@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.encoding import Loaded
+from app.inference import Inference
 from app.main import create_app
 from app.settings import AppSettings
+from npt_core.clip.specs import BackboneSpec
 from tests.support.api import Api, png, running_api, store_model
 from tests.support.redis_server import RedisServer
 
@@ -51,18 +55,38 @@ class TestHealth:
             running.services.reaper.run_once()
             assert running.client.get("/readyz").status_code == 200
 
-    def test_not_ready_while_the_backbone_is_on_its_way(self, make_settings: Callable[..., AppSettings]) -> None:
-        with RedisServer() as server, running_api(make_settings(redis_url=server.url)) as running:
-            inference = running.app.state.context.inference
-            inference._preloading = True  # a real load is over before anybody can look
+    def test_not_ready_while_the_backbone_is_on_its_way(
+        self, make_settings: Callable[..., AppSettings], towers: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        go_on = threading.Event()
+        load = Inference._load_backbone
+
+        def slowly(self: Inference, spec: BackboneSpec) -> Loaded:
+            go_on.wait(30)
+            return load(self, spec)
+
+        monkeypatch.setattr(Inference, "_load_backbone", slowly)
+        with running_api(make_settings(backbone=towers[0], preload=True)) as running:
             answer = running.client.get("/readyz")
             assert answer.status_code == 503
-            assert answer.json()["checks"]["backbone"] == {
-                "ok": False,
-                "detail": "the first backbone is being loaded into memory",
-            }
-            inference._preloading = False
-            assert running.client.get("/readyz").status_code == 200
+            assert answer.json()["checks"]["backbone"]["ok"] is False
+            go_on.set()
+            for _ in range(300):
+                if running.client.get("/readyz").status_code == 200:
+                    break
+                threading.Event().wait(0.1)
+            assert running.client.get("/readyz").json()["checks"]["backbone"]["ok"] is True
+
+    def test_a_backbone_that_cannot_be_loaded_is_told_without_its_reason(
+        self, make_settings: Callable[..., AppSettings], tmp_path: Path
+    ) -> None:
+        with running_api(make_settings(backbone=f"local:mine=ViT-B-32@{tmp_path}/none.pt")) as running:
+            fields = {"model": "zero-shot", "labels": '["a", "b"]'}
+            assert not running.client.post("/predict", files={"images": png()}, data=fields).is_success
+            answer = running.client.get("/readyz")
+            assert answer.status_code == 200  # what needs no backbone works
+            assert answer.json()["checks"]["backbone"]["ok"] is False
+            assert str(tmp_path) not in answer.text
 
     def test_nothing_private_is_told(self, plain: Api) -> None:
         for path in ("/livez", "/readyz", "/metrics"):

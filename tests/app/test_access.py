@@ -11,6 +11,7 @@ import pytest
 from fastapi.routing import APIRoute
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.datastructures import Headers
 
 from app.auth import Keyring, SiteGuard, keyring_of
 from app.main import create_app
@@ -128,6 +129,30 @@ class TestConfiguration:
         assert keyring.find(KEY)
         assert keyring.find(OTHER)
         assert keyring.find("# of the team") is None
+
+    def test_a_file_without_a_key_opens_nothing(
+        self, make_settings: Callable[..., AppSettings], tmp_path: Path
+    ) -> None:
+        file = tmp_path / "keys"
+        file.write_text("# none yet\n")
+        with pytest.raises(ConfigError, match="holds no key"):
+            keyring_of(make_settings(api_keys_file=file))
+
+    def test_a_hash_inside_a_key_begins_no_comment(
+        self, make_settings: Callable[..., AppSettings], tmp_path: Path
+    ) -> None:
+        file = tmp_path / "keys"
+        file.write_text(f"{KEY}#more # of the team\n")
+        keyring = keyring_of(make_settings(api_keys_file=file))
+        assert keyring.find(f"{KEY}#more")
+        assert keyring.find(KEY) is None
+
+    def test_the_address_it_listens_on_is_one_of_its_names(self, make_settings: Callable[..., AppSettings]) -> None:
+        settings = make_settings(host="192.168.1.7", api_keys=KEY, allowed_hosts="npt.example")
+        guard = SiteGuard(create_app(make_settings()), settings, open_access=False)
+        asked = Headers({"host": "192.168.1.7:8000"})
+        assert guard._refusal("GET", asked) is None
+        assert guard._refusal("GET", Headers({"host": "evil.example"})) is not None
 
     def test_a_file_that_is_not_there(self, make_settings: Callable[..., AppSettings], tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="NPT_API_KEYS_FILE"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from app.forms import Form
 from app.problems import Problem
 from app.routes.predict import parse_question
-from tests.support.api import Api, archive, encoded, png, store_model
+from app.settings import AppSettings
+from tests.support.api import Api, archive, encoded, png, running_api, store_model
 from tests.support.pictures import picture
 
 
@@ -133,6 +135,16 @@ class TestSeveralModels:
         for one, other in zip(found[1]["predictions"], alone, strict=True):
             assert [t["label"] for t in one["top"]] == [t["label"] for t in other["top"]]
 
+    def test_whose_backbones_do_not_fit_together(
+        self, make_settings: Callable[..., AppSettings], towers: tuple[str, str]
+    ) -> None:
+        settings = make_settings(backbone=towers[0], backbones=(towers[1],), backbone_memory_bytes=1)
+        with running_api(settings) as small:
+            here, there = (store_model(small.services, tower) for tower in towers)
+            for _ in range(2):  # each drives the other out
+                answers = ask(small, png(), model=[here, there])["results"]
+                assert [one["model"] for one in answers] == [here, there]
+
     def test_beside_zero_shot(self, api: Api, model: str) -> None:
         found = ask(api, png(), model=[model, "zero-shot"], labels='["red", "green", "blue"]')["results"]
         assert [one["model"] for one in found] == [model, "zero-shot"]
@@ -168,9 +180,10 @@ class TestNames:
         assert body["code"] == "incompatible-config"
         assert "context" in body["detail"]
 
-    @pytest.mark.parametrize(
-        "labels", ["not json", '{"a": 1}', '["one"]', '["a", "a"]', '["a", ""]', "[1, 2]", json.dumps(["x" * 201, "y"])]
-    )
+    @pytest.mark.parametrize("labels", [
+        '["\\ud800", "a"]', "not json", '{"a": 1}', '["one"]', '["a", "a"]', '["a", ""]', "[1, 2]",
+        json.dumps(["x" * 201, "y"]),
+    ])  # fmt: skip
     def test_unusable_names(self, api: Api, model: str, labels: str) -> None:
         body = ask(api, png(), model=model, labels=labels, status=422)
         assert any(path.startswith("labels") for path in faults(body))

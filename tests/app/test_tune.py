@@ -90,6 +90,7 @@ class TestRefused:
         ("[]", "invalid-config", 422),
         ("3", "invalid-config", 422),
         ('{"method": "telepathy"}', "invalid-config", 422),
+        ('{"class_names": {"red": "\\ud800"}}', "invalid-config", 422),
         ('{"lr": NaN}', "invalid-config", 422),
         ('{"epochs": 1e999}', "invalid-config", 422),
         ('{"backbone": "ViT-L-14/openai"}', "unknown-backbone", 422),

@@ -146,6 +146,23 @@ def test_what_will_not_stop_is_killed(services: Services, start_worker: Callable
     assert (end.outcome, end.charged) == ("drained", 0)
 
 
+def test_a_job_goes_on_while_redis_has_forgotten_it(
+    services: Services, start_worker: Callable[..., WorkerProcess], redis_server: RedisServer
+) -> None:
+    """Until Redis is read back a live child has no lease; it is neither killed nor charged for that."""
+    worker = start_worker(NPT_STOP_GRACE_S="1")
+    job, _ = services.start_job("sleep", {"steps": 120, "pause": 0.05})
+    at_step(services, job.id, 5)
+    pid = child_pid(services, job.id)
+    with redis_server.client() as client:
+        client.flushall()
+        client.set(services.keys.reconciling, "somebody", px=4000)  # who died in the middle of it
+    done = ended(services, job.id)
+    assert (done.status, done.attempts) == (JobStatus.SUCCEEDED, 1)
+    assert not gone(pid)
+    assert worker.terminate() == 0
+
+
 def test_a_worker_waits_for_a_broker_that_comes_and_goes(
     services: Services, start_worker: Callable[..., WorkerProcess], redis_server: RedisServer
 ) -> None:
