@@ -25,6 +25,8 @@ router = APIRouter(tags=["tune"])
 
 FIELDS = ("dataset", "dataset_id", "config", "name")
 MAX_NAME = 200
+TWO_LABELS = "duplicate-across-classes"
+"""What the audit calls a picture with two labels: nobody can learn from it, so the job says so too."""
 POLL_AFTER_S = "2"
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 _EXAMPLE_CONFIG = '{"method": "coop", "regularizer": "npt", "shots": 16}'
@@ -100,11 +102,12 @@ async def tune(
             name, dataset_id = _checked(form, upload)
             config = await in_thread(parse_config, form.one("config"), context.settings.backbone_entries)
             content = upload.sha256 if upload else dataset_id or ""
-            left_out: list[str] = []
+            warnings: list[str] = []
             if upload is not None:
                 dataset, _ = await store_dataset(context, upload)
                 dataset_id = dataset.id
-                left_out = [f"{fault.path}: {fault.message}" for fault in dataset.faults]
+                warnings = [f"{fault.path}: {fault.message}" for fault in dataset.faults]
+                warnings += [_told(one) for one in dataset.audit["findings"] if one["kind"] == TWO_LABELS]
             elif config["class_names"] and dataset_id:
                 dataset = await in_thread(context.services.datasets.get, dataset_id)
             if config["class_names"]:
@@ -118,7 +121,7 @@ async def tune(
                 owner=caller.id,
                 idempotency_key=key,
                 fingerprint=fingerprint(content, config, name) if key else None,
-                warnings=left_out,
+                warnings=warnings,
             )
     response.headers["Location"] = link(request, f"/jobs/{record.id}")
     response.headers["Retry-After"] = POLL_AFTER_S
@@ -163,6 +166,10 @@ def _checked(form: Form, upload: Upload | None) -> tuple[str | None, str | None]
         detail = "; ".join(f"{fault.path} {fault.message}" for fault in faults)
         raise Problem("invalid-request", f"The form is not accepted: {detail}.", faults)
     return (name.strip() or None if name else None), dataset_id
+
+
+def _told(finding: Mapping[str, Any]) -> str:
+    return f"{', '.join(finding['paths'][:5])}: {finding['message']}"
 
 
 def _refuse_strange_names(names: Mapping[str, str], labels: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from app.problems import Problem
 from app.routes.tune import parse_config
 from npt_core.errors import NPTError
-from tests.support.api import Api, coloured_zip
+from tests.support.api import Api, archive, coloured_zip, png
 
 WAITING = {"error": None, "model_id": None, "attempts": 0, "started_at": None, "finished_at": None}
 
@@ -74,6 +74,12 @@ class TestAccepted:
         assert config["regularizer"] == "npt"
         assert config["method_config"]["n_ctx"] == 2
         assert config["method_config"]["class_specific"] is False
+
+    def test_a_picture_under_two_labels_is_told(self, api: Api) -> None:
+        pictures = {f"{colour}/{n}.png": png(colour, n + 700) for colour in ("red", "blue") for n in range(3)}
+        data = archive(pictures | {"blue/wrong.png": png("red", 700)})
+        body = tune(api, data).json()
+        assert any("blue/wrong.png" in warning and "more than one class" in warning for warning in body["warnings"])
 
     @pytest.mark.parametrize("config", ["", "  ", "{}"])
     def test_an_empty_config_is_the_default(self, api: Api, dataset: str, config: str) -> None:
