@@ -403,7 +403,7 @@ class Methods(Answer):
     """What a tune config can choose from."""
 
     config_schema: dict[str, Any] = Field(description="JSON Schema of the whole tune config.")
-    methods: list[MethodInfo]
+    items: list[MethodInfo] = Field(description="Methods.")
     regularizers: list[MethodInfo]
 
 

@@ -80,9 +80,10 @@ def wait_until_ready(process: subprocess.Popen[bytes], where: Path, log: Path) -
     raise DemoError(f"the service was not ready within {START_TIMEOUT_S} s:\n{tail(log)}")
 
 
-def tail(log: Path, lines: int = 15) -> str:
-    """The last lines of a log file."""
-    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+def tail(log: Path, lines: int = 5) -> str:
+    """The last lines of a log file that are written for people: events are JSON."""
+    written = [line for line in log.read_text(errors="replace").splitlines() if line and not line.startswith("{")]
+    return "\n".join(written[-lines:])
 
 
 def checked(response: httpx.Response) -> Any:

@@ -36,7 +36,7 @@ def _methods() -> Methods:
 
     return Methods(
         config_schema=TuneConfig.json_schema(),
-        methods=[_info(info.to_dict()) for info in list_methods()],
+        items=[_info(info.to_dict()) for info in list_methods()],
         regularizers=[_info(info.to_dict()) for info in list_regularizers()],
     )
 

@@ -148,10 +148,13 @@ class TestWhatThereIs:
 
     def test_methods_and_regularisers_with_schemas(self, api: Api) -> None:
         body = api.client.get("/methods").json()
-        methods = {one["name"]: one for one in body["methods"]}
-        assert {"coop", "zero_shot"} <= set(methods)
+        methods = {one["name"]: one for one in body["items"]}
+        assert set(methods) == {
+            "apt", "cocoop", "coop", "dpt", "kgcoop", "linear_probe", "maple", "prograd", "promptsrc", "tip_adapter",
+            "upt", "vpt", "zero_shot",
+        }  # fmt: skip
         assert methods["coop"]["config_schema"]["properties"]["n_ctx"]["type"] == "integer"
-        assert {"none", "npt"} <= {one["name"] for one in body["regularizers"]}
+        assert {"cpt", "none", "npt"} == {one["name"] for one in body["regularizers"]}
         assert "epochs" in body["config_schema"]["properties"]
 
     def test_models(self, api: Api, towers: tuple[str, str]) -> None:
