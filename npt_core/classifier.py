@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -15,27 +14,36 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from npt_core.artefact import (
+    MANIFEST_FILE,
+    MANIFEST_FORMAT,
+    MAX_CLASSES,
+    REPORT_FILE,
+    TENSOR_FILE,
+    calibration_faults,
+    frequencies_fault,
+)
+from npt_core.calibration import Calibration
+from npt_core.continual.memory import memory_fault
 from npt_core.errors import ArtefactError, ConfigError, Fault, IncompatibleError
 from npt_core.methods import ImageBatch, ImageInput, Method, get_method
 from npt_core.mixture import mixed
+from npt_core.priors import assumed, check_frequencies, log_ratio
+from npt_core.saved import build, checked_text, fit_state, resize_of, write
+from npt_core.tensorfile import read_tensors
 
 if TYPE_CHECKING:
     from npt_core.clip.backbone import Backbone
     from npt_core.clip.tokens import ClassPrompt
 
-MANIFEST_FORMAT = 1
-TENSOR_FILE, MANIFEST_FILE, REPORT_FILE = "classifier.safetensors", "manifest.json", "report.json"
 TEXT_FEATURES = "text_features"
+MEMORY = "memory"
 LEARNED = "learned."
 
-MAX_HEADER_BYTES = 1 << 20
 MAX_MANIFEST_BYTES = 256 << 20
-MAX_TENSORS = 4096
-MAX_TENSOR_BYTES = 2 << 30
-DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
 
 LABEL_SETS_KEPT = 8
-MAX_LABELS = 10_000
+MAX_LABELS = MAX_CLASSES
 CONDITIONAL_CHUNK = 16
 """Images at once where every image has text features of its own."""
 
@@ -48,11 +56,17 @@ class Scores:
         labels: The K labels in the order of the columns.
         probabilities: (B, K) float32, rows sum to 1; CPU.
         similarities: (B, K) float32 cosines of image and text; for methods without text, logits over the scale.
+        calibrated: A temperature was fitted on held-out images, and all of the labels are ones it was fitted on.
+        temperature: What the logits were divided by; 1 where none was fitted.
+        priors_applied: The probabilities are those for the class frequencies that were stated.
     """
 
     labels: tuple[str, ...]
     probabilities: Tensor
     similarities: Tensor
+    calibrated: bool = False
+    temperature: float = 1.0
+    priors_applied: bool = False
 
 
 class Classifier:
@@ -65,6 +79,7 @@ class Classifier:
         manifest: What is known about it, JSON-able.
         report: The tuning report, JSON-able, or None.
         text_features: (K, d) of its own classes, where they do not depend on the image; computed when None.
+        memory: What is remembered of the images it was tuned on, see `continual.memory`; None where nothing is.
     """
 
     def __init__(
@@ -73,21 +88,36 @@ class Classifier:
         manifest: Mapping[str, Any],
         report: Mapping[str, Any] | None = None,
         text_features: Tensor | None = None,
+        memory: Tensor | None = None,
     ) -> None:
+        self.memory = memory
         self.method = method.eval().requires_grad_(False)
         self.backbone = method.backbone
         self.manifest: dict[str, Any] = dict(manifest)
         self.report = None if report is None else dict(report)
         self.labels = tuple(one.label for one in method.classes)
-        self.tuned_share = float(self.manifest.get("tuned_share", 1.0))
-        if not 0.0 <= self.tuned_share <= 1.0:
-            raise ArtefactError(f"{MANIFEST_FILE} has a tuned_share of {self.tuned_share}; it lies between 0 and 1.")
+        share = self.manifest.get("tuned_share", 1.0)
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise ArtefactError(f"{MANIFEST_FILE} has a tuned_share of {share!r}; it is a number from 0 to 1.")
+        self.tuned_share = float(share)
+        self.calibration, self._assumed = self._read_calibration()
         self._text = text_features
         if text_features is None and self._cacheable:
             with torch.no_grad():
                 self._text = method.encode_text()
         self._others: OrderedDict[tuple[str, ...], tuple[Method, Tensor | None]] = OrderedDict()
         self._lock = threading.Lock()
+
+    def _read_calibration(self) -> tuple[Calibration, dict[str, float]]:
+        stored, frequencies = self.manifest.get("calibration"), self.manifest.get("assumed_frequencies")
+        faults = calibration_faults(stored)
+        if fault := frequencies_fault(frequencies, len(self.labels)):
+            faults.append(Fault("assumed_frequencies", fault))
+        if faults:
+            listed = "; ".join(f"{fault.path} {fault.message}" for fault in faults)
+            raise ArtefactError(f"{MANIFEST_FILE} cannot be used: {listed}.", faults)
+        own = {} if frequencies is None else dict(zip(self.labels, frequencies, strict=True))
+        return Calibration.from_manifest(stored), own
 
     @property
     def _cacheable(self) -> bool:
@@ -109,6 +139,11 @@ class Classifier:
         return self._text
 
     @property
+    def assumed_frequencies(self) -> tuple[float, ...]:
+        """How frequent its scores take each of its own classes for; they sum to 1."""
+        return assumed(self._assumed, self.labels)
+
+    @property
     def nbytes(self) -> int:
         """Memory of what is learned and of the text features of its own classes."""
         tensors = [*self.method.state_dict().values(), *([self._text] if self._text is not None else [])]
@@ -117,22 +152,36 @@ class Classifier:
     # --- prediction ---------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def predict(self, images: Tensor, *, labels: Sequence[str] | None = None, tokens: Tensor | None = None) -> Scores:
+    def predict(
+        self,
+        images: Tensor,
+        *,
+        labels: Sequence[str] | None = None,
+        tokens: Tensor | None = None,
+        priors: Mapping[str, float] | None = None,
+    ) -> Scores:
         """Classify images.
+
+        The temperature applies whatever the labels are: what it was fitted to is how sharp the learned prompt is.
 
         Args:
             images: (B, d) features of `backbone.encode_images`, or (B, 3, H, W) pixels where `needs_pixels`.
             labels: Classify among these names in place of its own; new names use the learned prompt. The order is kept.
             tokens: (B, T, d) token features where `needs_tokens`.
+            priors: How often each label occurs where the answers are used, by label, shares or counts; 0 leaves a
+                class out. By default the frequencies that the scores assume: all the same, for a linear probe the
+                shares of its training images.
 
         Returns:
             Scores over `labels`, or over the classifier's own labels.
 
         Raises:
             IncompatibleError: New names, and what was learned belongs to its own classes.
-            ConfigError: Fewer than two labels, or a label twice; images of the wrong shape.
+            ConfigError: Fewer than two labels, or a label twice; images of the wrong shape; priors that do not fit.
             PromptError: A name that is too long, or two that read the same.
         """
+        names = self.labels if labels is None else tuple(labels)
+        ratio = None if priors is None else log_ratio(check_frequencies(priors, names), assumed(self._assumed, names))
         method, text, columns = self.method, self._text, None
         if labels is not None:
             method, text, columns = self._for_labels(labels)
@@ -140,8 +189,18 @@ class Classifier:
         logits, similarities = self._score(method, batch, text)
         if columns is not None:
             logits, similarities = logits[:, columns], similarities[:, columns]
-        names = self.labels if labels is None else tuple(labels)
-        return Scores(names, torch.softmax(logits.float(), dim=1).cpu(), similarities.float().cpu())
+        calibration = self.calibration
+        logits = logits.float() / calibration.temperature
+        if ratio is not None:
+            logits = logits + torch.tensor(ratio, device=logits.device)
+        return Scores(
+            names,
+            torch.softmax(logits, dim=1).cpu(),
+            similarities.float().cpu(),
+            calibrated=calibration.fitted and (labels is None or columns is not None),
+            temperature=calibration.temperature,
+            priors_applied=ratio is not None,
+        )
 
     def _batch(self, images: Tensor, tokens: Tensor | None) -> ImageBatch:
         device = self.backbone.device
@@ -156,22 +215,15 @@ class Classifier:
         return ImageBatch(features=images.to(device), tokens=None if tokens is None else tokens.to(device))
 
     def _score(self, method: Method, batch: ImageBatch, text: Tensor | None) -> tuple[Tensor, Tensor]:
-        size = next(len(t) for t in (batch.features, batch.pixels) if t is not None)
-        chunk = CONDITIONAL_CHUNK if method.text_depends_on_image else max(size, 1)
-        parts = []
-        for start in range(0, max(size, 1), chunk):
-            part = ImageBatch(
-                *(None if t is None else t[start : start + chunk] for t in (batch.features, batch.tokens, batch.pixels))
-            )
-            output = method(part, text)
-            if output.text_features is None:
-                similarity = output.logits / method.scale
-            elif output.text_features.dim() == 3:
-                similarity = torch.einsum("bd,bkd->bk", output.image_features, output.text_features)
-            else:
-                similarity = output.image_features @ output.text_features.t()
-            parts.append((output.logits, similarity))
-        logits, similarities = torch.cat([one for one, _ in parts]), torch.cat([one for _, one in parts])
+        if method.text_depends_on_image:
+            size = next(len(t) for t in (batch.features, batch.pixels) if t is not None)
+            parts = [
+                self._score_part(method, batch.part(start, start + CONDITIONAL_CHUNK), text)
+                for start in range(0, max(size, 1), CONDITIONAL_CHUNK)
+            ]
+            logits, similarities = torch.cat([one for one, _ in parts]), torch.cat([one for _, one in parts])
+        else:
+            logits, similarities = self._score_part(method, batch, text)
         if self.tuned_share == 1.0:
             return logits, similarities
         # The rest of the answer is plain zero-shot on the same pictures.
@@ -182,6 +234,16 @@ class Classifier:
             mixed(logits, self.backbone.logit_scale * cosines, self.tuned_share),
             mixed(similarities, cosines, self.tuned_share),
         )
+
+    def _score_part(self, method: Method, batch: ImageBatch, text: Tensor | None) -> tuple[Tensor, Tensor]:
+        output = method(batch, text)
+        if output.text_features is None:
+            similarity = output.logits / method.scale
+        elif output.text_features.dim() == 3:
+            similarity = torch.einsum("bd,bkd->bk", output.image_features, output.text_features)
+        else:
+            similarity = output.image_features @ output.text_features.t()
+        return output.logits, similarity
 
     def _for_labels(self, labels: Sequence[str]) -> tuple[Method, Tensor | None, list[int] | None]:
         """Return the method, its text features and the columns to keep for other labels."""
@@ -217,6 +279,8 @@ class Classifier:
         tensors = {LEARNED + name: value.detach() for name, value in self.method.state_dict().items()}
         if self._text is not None:
             tensors[TEXT_FEATURES] = self._text.detach()
+        if self.memory is not None:
+            tensors[MEMORY] = self.memory
         return {name: value.cpu().contiguous().clone() for name, value in tensors.items()}
 
     def save(self, folder: Path | str) -> None:
@@ -234,10 +298,10 @@ class Classifier:
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / MANIFEST_FILE).exists():
             raise ArtefactError(f"Folder {folder.name!r} holds a classifier already; save into a fresh one.")
-        _write(folder / TENSOR_FILE, safetensors.torch.save(self.tensors(), {"format": "pt"}))
+        write(folder / TENSOR_FILE, safetensors.torch.save(self.tensors(), {"format": "pt"}))
         if self.report is not None:
-            _write(folder / REPORT_FILE, json.dumps(self.report, indent=1).encode())
-        _write(folder / MANIFEST_FILE, json.dumps(self.manifest, indent=1).encode())
+            write(folder / REPORT_FILE, json.dumps(self.report, indent=1).encode())
+        write(folder / MANIFEST_FILE, json.dumps(self.manifest, indent=1).encode())
 
     @staticmethod
     def read_manifest(folder: Path | str) -> dict[str, Any]:
@@ -281,113 +345,27 @@ class Classifier:
         manifest = cls.read_manifest(folder)
         expected = str(manifest["backbone"].get("fingerprint", ""))
         backbone.require_fingerprint(expected, what=f"Classifier {folder.name!r}")
-        method = _build(manifest, backbone)
+        backbone = backbone.with_resize(resize_of(manifest))
+        method = build(manifest, backbone)
         tensors = read_tensors(folder / TENSOR_FILE)
-        learned = {name[len(LEARNED) :]: value for name, value in tensors.items() if name.startswith(LEARNED)}
+        text, memory = tensors.pop(TEXT_FEATURES, None), tensors.pop(MEMORY, None)
+        learned = {name.removeprefix(LEARNED): value for name, value in tensors.items() if name.startswith(LEARNED)}
+        if len(learned) < len(tensors):
+            strange = ", ".join(sorted(name[:100] for name in tensors if not name.startswith(LEARNED))[:5])
+            raise ArtefactError(f"{TENSOR_FILE} holds tensors that are no part of a classifier: {strange}.")
         method.make_room({name: value.shape for name, value in learned.items()})
-        _fit_state(method, learned)
-        text = tensors.get(TEXT_FEATURES)
+        fit_state(method, learned)
         if text is not None:
-            if text.shape != (len(method.classes), backbone.d) or text.dtype != torch.float32:
-                raise ArtefactError(
-                    f"{TENSOR_FILE} holds text features of shape {tuple(text.shape)}; the manifest's classes need "
-                    f"({len(method.classes)}, {backbone.d})."
-                )
-            text = text.to(backbone.device)
+            text = checked_text(text, method).to(backbone.device)
+        if memory is not None and (fault := memory_fault(memory, backbone.d)):
+            raise ArtefactError(f"{TENSOR_FILE} holds a memory of old images that {fault}.")
         report = None
         if (folder / REPORT_FILE).exists():
             try:
                 report = json.loads((folder / REPORT_FILE).read_bytes())
             except (OSError, ValueError) as error:
                 raise ArtefactError(f"{REPORT_FILE} cannot be read: {type(error).__name__}.") from error
-        return cls(method, manifest, report, text)
-
-
-def _write(path: Path, data: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-
-
-def _build(manifest: Mapping[str, Any], backbone: Backbone) -> Method:
-    from npt_core.clip.tokens import ClassPrompt
-
-    try:
-        classes = [
-            ClassPrompt(str(one["label"]), str(one["name"]), tuple(str(text) for text in one["phrasings"]))
-            for one in manifest["classes"]
-        ]
-    except (KeyError, TypeError) as error:
-        raise ArtefactError(f"{MANIFEST_FILE} has classes without label, name or phrasings.") from error
-    try:
-        method_class = get_method(manifest["method"])
-        config = method_class.Config.from_dict(manifest["method_config"])
-    except ConfigError as error:
-        raise ArtefactError(f"{MANIFEST_FILE} asks for what this version does not have: {error.message}") from error
-    return method_class(config, backbone, classes, generator=torch.Generator().manual_seed(0)).to(backbone.device)
-
-
-def _fit_state(method: Method, learned: Mapping[str, Tensor]) -> None:
-    """Load learned tensors after checking names, shapes and types."""
-    expected = method.state_dict()
-    faults = [Fault(name, "is missing") for name in expected if name not in learned]
-    faults += [Fault(name, "is not a tensor of this method") for name in learned if name not in expected]
-    for name in expected.keys() & learned.keys():
-        have, want = learned[name], expected[name]
-        if have.shape != want.shape or have.dtype != want.dtype:
-            faults.append(
-                Fault(name, f"is {have.dtype} {tuple(have.shape)}, expected {want.dtype} {tuple(want.shape)}")
-            )
-        elif have.is_floating_point() and not bool(torch.isfinite(have).all()):
-            faults.append(Fault(name, "holds NaN or infinite values"))
-    if faults:
-        listed = "; ".join(f"{fault.path} {fault.message}" for fault in faults)
-        raise ArtefactError(f"{TENSOR_FILE} does not fit the manifest: {listed}.", faults)
-    method.load_state_dict(dict(learned))
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file under caps on header, count, types and size.
-
-    Raises:
-        ArtefactError: Any of them broken, or the file is no safetensors file.
-    """
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
-                raise ArtefactError(f"{path.name} has a header of {length} bytes; at most {MAX_HEADER_BYTES}.")
-            header = json.loads(file.read(length))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ArtefactError(f"{path.name} is no safetensors file: {type(error).__name__}.") from error
-    if not isinstance(header, dict):
-        raise ArtefactError(f"{path.name} is no safetensors file: its header is a {type(header).__name__}.")
-    entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-    if len(entries) > MAX_TENSORS:
-        raise ArtefactError(f"{path.name} holds {len(entries)} tensors; at most {MAX_TENSORS} are accepted.")
-    total = 0
-    for name, entry in entries.items():
-        entry = entry if isinstance(entry, dict) else {}
-        width, shape = DTYPE_BYTES.get(str(entry.get("dtype"))), entry.get("shape")
-        sized = isinstance(shape, list) and len(shape) <= 8 and all(isinstance(n, int) and n >= 0 for n in shape)
-        if width is None or shape is None or not sized:
-            raise ArtefactError(f"{path.name}: tensor {name[:100]!r} has a type or shape that is not accepted.")
-        count = 1
-        for side in shape:
-            count *= side
-        total += count * width
-    if total > MAX_TENSOR_BYTES or total > size:
-        raise ArtefactError(
-            f"{path.name} claims {total} bytes of tensors in a file of {size}; it is damaged or hostile."
-        )
-    try:
-        return dict(safetensors.torch.load_file(path))
-    except Exception as error:
-        raise ArtefactError(f"{path.name} is no safetensors file: {type(error).__name__}.") from error
+        return cls(method, manifest, report, text, memory)
 
 
 def zero_shot(
@@ -430,4 +408,12 @@ def describe_class(one: ClassPrompt) -> dict[str, Any]:
     return {"label": one.label, "name": one.name, "phrasings": list(one.phrasings)}
 
 
-__all__ = ["Classifier", "IncompatibleError", "Scores", "describe_class", "read_tensors", "zero_shot"]
+__all__ = [
+    "MANIFEST_FORMAT",
+    "Classifier",
+    "IncompatibleError",
+    "Scores",
+    "describe_class",
+    "read_tensors",
+    "zero_shot",
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import threading
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
@@ -24,7 +25,8 @@ class Registry(Generic[T]):
         self._package = package
         self._noun = noun
         self._entries: dict[str, type[T]] = {}
-        self._discovered = False
+        self._discovered = self._discovering = False
+        self._lock = threading.RLock()
 
     def add(self, name: str, entry: type[T]) -> None:
         """Register `entry`.
@@ -47,10 +49,17 @@ class Registry(Generic[T]):
     def _discover(self) -> None:
         if self._discovered:
             return
-        self._discovered = True
-        package = importlib.import_module(self._package)
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{self._package}.{module.name}")
+        with self._lock:  # who asks while another thread imports gets all of them too
+            if self._discovering:
+                return  # a module of the package asks while it is imported
+            self._discovering = True
+            try:
+                package = importlib.import_module(self._package)
+                for module in pkgutil.iter_modules(package.__path__):
+                    importlib.import_module(f"{self._package}.{module.name}")
+                self._discovered = True
+            finally:
+                self._discovering = False
 
     def get(self, name: str) -> type[T]:
         """Return the entry called `name`.

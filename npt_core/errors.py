@@ -7,7 +7,9 @@
     │   ├── ArchiveError             hostile or unreadable archive
     │   │   ├── ArchiveTooLargeError over a limit of size, count or ratio
     │   │   └── DamagedEntryError    one entry cannot be read (data/archive.py)
+    │   ├── BundleError              not an exported classifier, or one that cannot be used
     │   ├── DatasetError             nothing can be learned from what is left
+    │   ├── EditError                a data set cannot be changed like this (data/edit.py)
     │   └── ImageError               one picture cannot be read
     ├── BackboneError
     │   ├── UnknownBackboneError     no such name
@@ -18,6 +20,8 @@
     │   ├── PromptLengthError        more tokens than the text tower has positions
     │   └── DuplicatePromptError     two classes with the same words
     ├── ArtefactError                a saved classifier cannot be read
+    ├── ExportError                  a classifier cannot be written in another form
+    │   └── ExtraMissingError        a package is not installed that this needs
     ├── NonFiniteLossError           tuning diverged, even in fp32
     ├── OutOfMemoryError             not enough memory, even at the smallest chunk
     ├── OverloadedError              a bounded queue is full; try again later
@@ -91,6 +95,12 @@ class ArchiveTooLargeError(ArchiveError):
     code = "archive-too-large"
 
 
+class BundleError(DataError):
+    """The file is no exported classifier, or one that cannot be used."""
+
+    code = "invalid-model"
+
+
 class DatasetError(DataError):
     """What is left of the data set cannot be learned from."""
 
@@ -155,6 +165,18 @@ class ArtefactError(NPTError):
     """A saved classifier cannot be read."""
 
     code = "invalid-artefact"
+
+
+class ExportError(NPTError):
+    """A classifier cannot be written in another form."""
+
+    code = "not-exportable"
+
+
+class ExtraMissingError(ExportError):
+    """A package is not installed that this needs."""
+
+    code = "extra-missing"
 
 
 class NonFiniteLossError(NPTError):

@@ -93,7 +93,8 @@ def _words(kind: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(_words(part) for part in get_args(kind))
     if origin is Literal:
-        return "one of " + ", ".join(map(repr, get_args(kind)))
+        accepted = ", ".join(map(repr, get_args(kind)))
+        return f"one of {accepted}" if len(get_args(kind)) > 1 else accepted
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         return "one of " + ", ".join(repr(member.value) for member in kind)
     if origin is tuple:
@@ -145,10 +146,14 @@ def _coerce(kind: Any, value: Any) -> Any:  # noqa: PLR0911 - one line for each 
     raise _WrongType
 
 
+_SUBJECTS = {"TuneConfig": "The tune config"}
+"""What people call settings whose class is called otherwise."""
+
+
 def config_error(subject: str, faults: Sequence[Fault]) -> ConfigError:
     """Build one error that lists every fault of `subject`."""
     listed = "; ".join(f"{fault.path}: {fault.message.rstrip('.')}" for fault in faults)
-    return ConfigError(f"{subject} cannot be used: {listed}.", faults)
+    return ConfigError(f"{_SUBJECTS.get(subject, subject)} cannot be used: {listed}.", faults)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,12 +16,12 @@ from npt_core.clip.fingerprint import fingerprint
 from npt_core.clip.image import ImageTower
 from npt_core.clip.loading import default_tokenizer, load_model
 from npt_core.clip.precision import DTYPES, cast_towers, resolve_device, resolve_precision
-from npt_core.clip.preprocess import PreprocessConfig
+from npt_core.clip.preprocess import RESIZE_MODES, PreprocessConfig
 from npt_core.clip.prompts import PromptBatch
 from npt_core.clip.specs import BackboneSpec, parse_backbone
 from npt_core.clip.text import TextTower
 from npt_core.clip.tokens import Tokenizer
-from npt_core.errors import FingerprintMismatchError, PromptError, PromptLengthError
+from npt_core.errors import ConfigError, FingerprintMismatchError, PromptError, PromptLengthError
 
 _TEXTS_AT_ONCE = 256
 
@@ -70,6 +71,7 @@ class Backbone:
     ) -> None:
         self.spec, self.name, self.fingerprint = spec, spec.name, fingerprint
         self.preprocess, self.tokenizer = preprocess, tokenizer
+        self._own_preprocess = preprocess
         self.precision, self.dtype = precision, DTYPES[precision]
         self.trained_token_ids, self.knows_photographs = trained_token_ids, knows_photographs
         self.description = description
@@ -206,13 +208,41 @@ class Backbone:
             cast_towers(deepcopy(self._model), precision),
             spec=self.spec,
             fingerprint=self.fingerprint,
-            preprocess=self.preprocess,
+            preprocess=self._own_preprocess,
             tokenizer=self.tokenizer,
             precision=precision,
             trained_token_ids=self.trained_token_ids,
             knows_photographs=self.knows_photographs,
             description=self.description,
-        )
+        ).with_resize(self.resize)
+
+    @property
+    def resize(self) -> str | None:
+        """How it fits pictures into its square, where that is not its own way: `crop`, `pad` or `squash`."""
+        if self.preprocess == self._own_preprocess:
+            return None
+        return next(name for name, mode in RESIZE_MODES.items() if mode == self.preprocess.resize_mode)
+
+    def with_resize(self, resize: str | None) -> Backbone:
+        """The same towers, of the same fingerprint, for pictures that are fitted into the square in another way.
+
+        Features of the two are different; what was learned on the one must be used on it.
+
+        Args:
+            resize: `crop` (shorter side to size, centre kept), `pad` (longer side to size, bars), `squash` (both
+                sides to size), or None for its own way.
+
+        Raises:
+            ConfigError: Another name.
+        """
+        if resize is not None and resize not in RESIZE_MODES:
+            raise ConfigError(f"resize is {resize!r}; it can be {', '.join(RESIZE_MODES)}.")
+        mode = self._own_preprocess.resize_mode if resize is None else RESIZE_MODES[resize]
+        if mode == self.preprocess.resize_mode:
+            return self
+        other = copy(self)
+        other.preprocess = replace(self._own_preprocess, resize_mode=mode)
+        return other
 
     def describe(self) -> dict[str, Any]:
         """What is known about it, as plain JSON values without any path of the machine."""

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from npt_core.errors import PromptError, UnsupportedBackboneError
 
 LastPrompts = Callable[[torch.Tensor], torch.Tensor]
-"""(B, 1 + T, d_vision) at the input of the last block -> (B, m, d_vision) more tokens for it."""
+"""(B, 1 + T, d_vision) at the input of the last block -> (B, m, d_vision) tokens for it."""
 
 
 class ImageTokens(NamedTuple):
@@ -64,8 +64,9 @@ class ImageTower:
             prompts: Learned visual tokens, behind the patches and without positions: (n, d_vision) at the input
                 (shallow), (depth, n, d_vision) fresh ones at the input of each of the first `depth` blocks (deep), or
                 (B, depth, n, d_vision) for each picture. Pooling does not see them.
-            last: Makes further tokens for the last block out of what it is about to read: given (B, 1 + T, d_vision),
-                the class token and the patches, it returns (B, m, d_vision). DPT's class-aware prompts.
+            last: Makes the tokens of the last block, in the place of learned ones, out of what it is about to read:
+                given (B, 1 + T, d_vision), the class token and the patches, it returns (B, m, d_vision). DPT's
+                class-aware prompts.
 
         Returns:
             (B, d) float32, unit L2 norm.
@@ -145,7 +146,7 @@ class ImageTower:
                 # the input norm works on each token alone, so the first layer's prompts may pass it by themselves
                 x = torch.cat([x[:, :end], layers[i] if i else visual.ln_pre(layers[0])], dim=1)
             if last is not None and i == len(blocks) - 1:
-                x = torch.cat([x, last(x[:, :end]).to(x.dtype)], dim=1)
+                x = torch.cat([x[:, :end], last(x[:, :end]).to(x.dtype)], dim=1)
             x = block(x)
         return x[:, :end]
 

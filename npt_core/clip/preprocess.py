@@ -17,6 +17,9 @@ from npt_core.errors import ConfigError
 _INTERPOLATION = ("bicubic", "bilinear", "random")
 _RESIZE_MODE = ("shortest", "longest", "squash")
 
+RESIZE_MODES: Mapping[str, str] = {"crop": "shortest", "pad": "longest", "squash": "squash"}
+"""How users ask for a `resize_mode`: what happens to a picture that is not square."""
+
 
 @dataclass(frozen=True)
 class PreprocessConfig:

@@ -174,6 +174,7 @@ class PromptTable:
         n_ctx: Number of learned context vectors, 0 for none.
         position: Where the name stands: after the context (`end`), between its halves (`middle`; the first half is
             the smaller one), or before it (`front`).
+        lead: Words that stand unlearned between context and name, position `end`.
 
     Raises:
         PromptLengthError: A prompt does not fit into the tower's positions.
@@ -183,15 +184,23 @@ class PromptTable:
     """
 
     def __init__(
-        self, backbone: _Towers, classes: Sequence[ClassLike | str], n_ctx: int, position: Position = "end"
+        self,
+        backbone: _Towers,
+        classes: Sequence[ClassLike | str],
+        n_ctx: int,
+        position: Position = "end",
+        *,
+        lead: str = "",
     ) -> None:
+        if lead and position != "end":
+            raise ConfigError(f"Words before the name ({lead!r}) go with position 'end', not {position!r}.")
         if position not in POSITIONS:
             raise ConfigError(f"class token position is {position!r}; it can be {', '.join(POSITIONS)}.")
         if n_ctx < 0:
             raise ConfigError(f"n_ctx is {n_ctx}; a prompt has 0 or more context vectors.")
         self.classes = as_class_prompts(classes)
         self.labels = tuple(c.label for c in self.classes)
-        self.n_ctx, self.position = n_ctx, position
+        self.n_ctx, self.position, self.lead = n_ctx, position, lead
         self._text, self._tokenizer = backbone.text, backbone.tokenizer
         self.n_sos = 0 if self._tokenizer.sos_id is None else 1
 
@@ -281,7 +290,8 @@ class PromptTable:
                         "it a name in words."
                     )
                 together = self.position == "end"
-                heads.append(self._tokenizer.encode(f"{name}." if together else name))
+                words = f"{self.lead} {name}" if self.lead else name
+                heads.append(self._tokenizer.encode(f"{words}." if together else words))
                 tails.append(end if together else [*self._tokenizer.encode("."), *end])
         return heads, tails
 

@@ -21,8 +21,8 @@ from npt_core.schema import setting
 class NPTConfig(RegularizerConfig):
     """Weights and design points of the two NPT terms."""
 
-    lambda_lmc: float = setting(1.0, ge=0, le=1e6, doc="Weight of language-modality collapse (text features an ETF).")
-    lambda_mmi: float = setting(1.0, ge=0, le=1e6, doc="Weight of multi-modality isomorphism (class means the same).")
+    lambda_lmc: float = setting(10.0, ge=0, le=1e6, doc="Weight of language-modality collapse (text features an ETF).")
+    lambda_mmi: float = setting(10.0, ge=0, le=1e6, doc="Weight of multi-modality isomorphism (class means the same).")
     center: bool = setting(True, doc="Look at class vectors from their mean, as neural collapse is defined.")
     eps: float = setting(EPS, gt=0, le=1, doc="Distance to the mean below which a class vector has no direction.")
     memory: float = setting(0.9, ge=0, lt=1, doc="Share of a class mean that stays after a batch (learned images).")

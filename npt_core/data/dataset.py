@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -14,14 +13,22 @@ from typing import Any, Self
 from PIL import Image
 
 from npt_core.data import manifest as manifests
-from npt_core.data.archive import SafeArchive, hostile_error
+from npt_core.data.archive import SafeArchive
 from npt_core.data.checks import Limits
-from npt_core.data.faults import ARCHIVE_PATH, FaultLog
+from npt_core.data.faults import FaultLog
 from npt_core.data.images import decode_image
-from npt_core.data.ingest import ProgressCallback, Sample, Stoppable, inspect_files, keep_learnable
+from npt_core.data.ingest import (
+    ProgressCallback,
+    Sample,
+    Stoppable,
+    inspect_files,
+    keep_learnable,
+    refusing_hostile,
+)
 from npt_core.data.labels import ClassInfo
 from npt_core.data.layout import TRAIN, read_layout
 from npt_core.data.names import shown
+from npt_core.data.reading import Reader
 from npt_core.data.sources import FolderSource, Source
 from npt_core.errors import ArchiveError, DatasetError, Fault, ImageError
 
@@ -40,6 +47,7 @@ class Dataset:
         kind: `metadata`, `labels` or `folders`: what gave the labels.
         skipped: Litter passed over, by kind.
         notes: What a person should know and that concerns no single file.
+        reader: Where the pictures are.
     """
 
     def __init__(
@@ -51,7 +59,7 @@ class Dataset:
         skipped: Mapping[str, int],
         notes: Sequence[str],
         faults: FaultLog,
-        reader: _Reader,
+        reader: Reader,
     ) -> None:
         self.samples = tuple(samples)
         self.prompts = dict(prompts)
@@ -59,7 +67,7 @@ class Dataset:
         self.skipped = dict(skipped)
         self.notes = tuple(notes)
         self._faults = faults
-        self._reader = reader
+        self.reader = reader
 
     @classmethod
     def from_archive(
@@ -87,7 +95,7 @@ class Dataset:
         """
         archive = SafeArchive.survey(path, limits)
         try:
-            return cls._from_source(archive, _Reader(lambda: archive, archive), on_progress, control)
+            return cls._from_source(archive, Reader([archive]), on_progress, control)
         except BaseException:
             archive.close()
             raise
@@ -102,29 +110,20 @@ class Dataset:
             DatasetError: As `from_archive`, or no such folder.
         """
         source = FolderSource(path)
-        return cls._from_source(source, _Reader(lambda: source, source), on_progress, control)
+        return cls._from_source(source, Reader([source]), on_progress, control)
 
     @classmethod
     def _from_source(
-        cls, source: Source, reader: _Reader, on_progress: ProgressCallback | None, control: Stoppable | None
+        cls, source: Source, reader: Reader, on_progress: ProgressCallback | None, control: Stoppable | None
     ) -> Self:
         faults = FaultLog()
-        hostile_allowed = isinstance(source, FolderSource)
-        try:
+        with refusing_hostile(source, faults):
             layout = read_layout(source)
             faults.merge(layout.faults)
             samples = inspect_files(source, layout.samples, faults, on_progress=on_progress, control=control)
-            if hostile_allowed:
+            if isinstance(source, FolderSource):
                 faults.merge(source.faults)
             kept, prompts = keep_learnable(samples, layout.classes.values(), faults)
-        except (DatasetError, ArchiveError) as error:
-            if source.faults and not hostile_allowed:
-                source.faults.extend(error.faults or [Fault(ARCHIVE_PATH, error.message)])
-                raise hostile_error(source.faults) from error
-            raise
-        if source.faults and not hostile_allowed:
-            source.faults.merge(faults)
-            raise hostile_error(source.faults)
         return cls(
             kept,
             prompts,
@@ -136,20 +135,21 @@ class Dataset:
         )
 
     @classmethod
-    def from_manifest(cls, manifest: Mapping[str, Any], archive_path: Path | str) -> Self:
-        """Take up a data set again from what `to_manifest` gave and the zip (or folder) it was made from.
+    def from_manifest(cls, manifest: Mapping[str, Any], *archives: Path | str) -> Self:
+        """Take up a data set again from what `to_manifest` gave and the zips (or the folder) it was made from.
 
-        The archive is opened at the first read and not judged again; reads check the CRC, nothing more.
+        Archives are opened at the first read and not judged again; reads check the CRC, nothing more.
+
+        Args:
+            manifest: Of `to_manifest`.
+            archives: Where the pictures are: one path, or as many as a data set that has grown needs, in their order.
 
         Raises:
-            DatasetError: The manifest is damaged or of an unknown version.
+            DatasetError: The manifest is damaged, of an unknown version, or needs another number of archives.
         """
         parts = manifests.parse(manifest)
-        path = Path(archive_path)
-
-        def open_source() -> Source:
-            return FolderSource(path) if path.is_dir() else SafeArchive.reopen(path)
-
+        if any(not 0 <= sample.archive < len(archives) for sample in parts.samples):
+            raise DatasetError(f"The data set's manifest is damaged: it speaks of more than {len(archives)} archives.")
         dataset = cls(
             parts.samples,
             parts.prompts,
@@ -157,7 +157,7 @@ class Dataset:
             skipped=parts.skipped,
             notes=parts.notes,
             faults=parts.faults,
-            reader=_Reader(open_source),
+            reader=Reader(archives),
         )
         if dataset.id != manifest.get("id"):
             raise DatasetError("The data set's manifest is damaged: its samples do not have the id it says.")
@@ -228,7 +228,7 @@ class Dataset:
             ImageError: They are damaged in the archive.
         """
         try:
-            return self._reader.source().read(sample.path)
+            return self.reader.read(sample)
         except ArchiveError as error:
             raise ImageError(error.message, error.faults) from error
 
@@ -275,7 +275,7 @@ class Dataset:
             skipped=self.skipped,
             notes=self.notes,
             faults=faults,
-            reader=self._reader,
+            reader=self.reader,
         )
 
     def describe(self) -> dict[str, Any]:
@@ -303,34 +303,13 @@ class Dataset:
 
     def close(self) -> None:
         """Close the archive; it is opened again should another picture be read from a manifest's data set."""
-        self._reader.close()
+        self.reader.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
-
-
-class _Reader:
-    """Opens the archive at the first read and keeps it; shared by a data set and those made from it."""
-
-    def __init__(self, open_source: Callable[[], Source], opened: Source | None = None) -> None:
-        self._open_source = open_source
-        self._opened = opened
-        self._lock = threading.Lock()
-
-    def source(self) -> Source:
-        with self._lock:
-            if self._opened is None:
-                self._opened = self._open_source()
-            return self._opened
-
-    def close(self) -> None:
-        with self._lock:
-            if self._opened is not None:
-                self._opened.close()
-            self._opened = None
 
 
 def _counts(samples: Iterable[Sample], labels: Iterable[str]) -> dict[str, int]:

@@ -103,12 +103,12 @@ def _check_start(file: BinaryIO) -> None:
     file.seek(0)
     head = file.read(512)
     if not head:
-        raise ArchiveError("The file is empty, 0 bytes. Send a zip of pictures in one folder a class.")
+        raise ArchiveError("The file is empty, 0 bytes. Send a zip.")
     if head.startswith((b"PK\x07\x08", b"PK00")):
         raise ArchiveError("The zip is one part of several. Send one whole zip file.")
     if not head.startswith((b"PK\x03\x04", b"PK\x05\x06")):  # the second is a zip with nothing in it
         what = describe_content(head)
-        raise ArchiveError(f"Not a zip: the file begins like {what}. Send a zip of pictures in one folder a class.")
+        raise ArchiveError(f"Not a zip: the file begins like {what}. Send a zip.")
 
 
 def _find_end64(file: BinaryIO, end: int) -> tuple[int, int, int, int] | None:
@@ -154,8 +154,7 @@ def read_records(file: BinaryIO, span: Span, *, max_count: int) -> Iterator[Reco
         count += 1
         if count > max_count:
             raise ArchiveTooLargeError(
-                f"The zip holds more than {max_count:,} entries, which is the most accepted. "
-                "Put fewer pictures in it; a few for each class are enough."
+                f"The zip holds more than {max_count:,} entries, which is the most accepted. Put fewer files in it."
             )
         compressed, size, offset = fields[8], fields[9], fields[16]
         if _FULL32 in (compressed, size, offset):

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from npt_core.data.archive import DamagedEntryError
-from npt_core.data.faults import FaultLog, plural
+from npt_core.data.archive import DamagedEntryError, hostile_error
+from npt_core.data.faults import ARCHIVE_PATH, FaultLog, plural
 from npt_core.data.images import read_header
 from npt_core.data.labels import ClassInfo
 from npt_core.data.layout import TRAIN, SampleRef
 from npt_core.data.names import shown
-from npt_core.data.sources import Source
-from npt_core.errors import ArchiveError, DatasetError, ImageError
+from npt_core.data.sources import FolderSource, Source
+from npt_core.errors import ArchiveError, DatasetError, Fault, ImageError
 
 ProgressCallback = Callable[[int, int], None]
 """Called with (files done, files in all), about a hundred times."""
@@ -40,6 +41,8 @@ class Sample:
         split: `train`, `val` or `test`.
         sha256: Hex digest of its bytes.
         size: Bytes.
+        archive: Which of the data set's archives holds it; several where a data set has grown.
+        entry: Its name there; empty where that is `path`.
     """
 
     path: str
@@ -47,6 +50,28 @@ class Sample:
     split: str
     sha256: str
     size: int
+    archive: int = 0
+    entry: str = ""
+
+
+@contextmanager
+def refusing_hostile(source: Source, faults: FaultLog) -> Iterator[None]:
+    """Refuse a hostile archive in the end, with everything else that was found wrong meanwhile.
+
+    Raises:
+        ArchiveError: `source.faults` is not empty. A folder on this machine is read in spite of them.
+    """
+    strict = not isinstance(source, FolderSource)
+    try:
+        yield
+    except (DatasetError, ArchiveError) as error:
+        if source.faults and strict:
+            source.faults.extend(error.faults or [Fault(ARCHIVE_PATH, error.message)])
+            raise hostile_error(source.faults) from error
+        raise
+    if source.faults and strict:
+        source.faults.merge(faults)
+        raise hostile_error(source.faults)
 
 
 def sample_order(sample: Sample) -> tuple[str, str, str, str]:

@@ -11,7 +11,7 @@ from npt_core.data.ingest import Sample
 from npt_core.data.labels import ClassInfo
 from npt_core.errors import DatasetError, Fault
 
-VERSION = 1
+VERSION = 2
 _SPLITS = ("train", "val", "test")
 
 
@@ -46,8 +46,10 @@ def build(
             {"label": info.label, "name": info.name, "prompts": list(info.phrasings)} for info in prompts.values()
         ],
         "splits": list(_SPLITS),
-        "columns": ["path", "class", "split", "sha256", "size"],
-        "samples": [[s.path, numbers[s.label], _SPLITS.index(s.split), s.sha256, s.size] for s in samples],
+        "columns": ["path", "class", "split", "sha256", "size", "archive", "entry"],
+        "samples": [
+            [s.path, numbers[s.label], _SPLITS.index(s.split), s.sha256, s.size, s.archive, s.entry] for s in samples
+        ],
         "skipped": dict(skipped),
         "notes": list(notes),
         "left_out": {"total": faults.total, "faults": [[fault.path, fault.message] for fault in faults]},
@@ -73,8 +75,8 @@ def parse(manifest: Mapping[str, Any]) -> Parts:
         faults.total = int(manifest["left_out"]["total"])
         return Parts(
             samples=tuple(
-                Sample(str(path), labels[number], splits[split], str(sha256), int(size))
-                for path, number, split, sha256, size in manifest["samples"]
+                Sample(str(path), labels[number], splits[split], str(sha256), int(size), int(archive), str(entry))
+                for path, number, split, sha256, size, archive, entry in manifest["samples"]
             ),
             prompts={
                 item["label"]: ClassInfo(str(item["label"]), str(item["name"]), tuple(map(str, item["prompts"])))

@@ -2,7 +2,8 @@
 
 Source: "Adaptive Prompt Tuning: Vision Guided Prompt Tuning with Cross-Attention for Fine-Grained Few-Shot Learning",
 arXiv 2412.14640. The exact layers were not available to us: ours is one pre-norm cross-attention block with a residual,
-whose last map starts at zero, so that tuning starts from CoOp.
+whose last map starts at zero, so that tuning starts from CoOp. It moves the context before the text tower reads it;
+summaries of the paper say that its queries are the tower's outputs.
 """
 
 from __future__ import annotations

@@ -34,6 +34,10 @@ class ImageInput(StrEnum):
     PIXELS = "pixels"
 
 
+REFERENCE_LOGIT_SCALE = 100.0
+"""Of the published CLIP towers: rates and gradient lengths in papers belong to it."""
+
+
 @dataclass(frozen=True)
 class MethodConfig(Settings):
     """Settings of a method. Subclasses declare their fields with `npt_core.schema.setting`."""
@@ -46,6 +50,8 @@ class Recipe:
     Attributes:
         epochs_by_shots: (largest images per class, epochs) pairs in rising order; the last one holds for more.
         warmup_lr: Learning rate of the warm-up epochs.
+        clip_norm: Longest gradient a step may follow, at a logit scale of 100; longer ones are shortened to it. Ours:
+            it binds in rare spikes, after which plain SGD with momentum would not come back.
     """
 
     lr: float = 0.002
@@ -56,6 +62,7 @@ class Recipe:
     weight_decay: float = 5e-4
     warmup_epochs: int = 1
     warmup_lr: float = 1e-5
+    clip_norm: float = 10.0
 
     def epochs(self, shots: float) -> int:
         """Return the default number of epochs for `shots` images a class."""
@@ -80,6 +87,12 @@ class ImageBatch:
     tokens: Tensor | None = None
     pixels: Tensor | None = None
     labels: Tensor | None = None
+
+    def part(self, start: int, end: int) -> ImageBatch:
+        """Return the images from `start` to before `end`."""
+        return ImageBatch(
+            *(None if t is None else t[start:end] for t in (self.features, self.tokens, self.pixels, self.labels))
+        )
 
 
 @dataclass
@@ -115,7 +128,13 @@ class Method(nn.Module):
         moves_features: False where tuning moves neither text nor image features (heads, caches, nothing learned at
             all); no regulariser then applies.
         learns: False where nothing is learned at all.
+        learns_class_shares: Its logits hold the log of each class's share of the training images, as a free bias for
+            each class ends up with.
         supports_new_classes: `with_classes` can work; `new_classes_refusal` may still refuse for this config.
+        parent_refusal: Why a tuning cannot go on from a model of this method; None where it can.
+        replays_by_itself: What is learned holds the old images already: they need not be tuned on again.
+        free_settings: Settings that a tuning which goes on from a model may change: they shape the loss, not what is
+            learned.
     """
 
     name: ClassVar[str]
@@ -129,7 +148,11 @@ class Method(nn.Module):
     has_text_features: ClassVar[bool] = True
     moves_features: ClassVar[bool] = True
     learns: ClassVar[bool] = True
+    learns_class_shares: ClassVar[bool] = False
     supports_new_classes: ClassVar[bool] = True
+    parent_refusal: ClassVar[str | None] = None
+    replays_by_itself: ClassVar[bool] = False
+    free_settings: ClassVar[frozenset[str]] = frozenset()
     recipe: ClassVar[Recipe] = Recipe()
 
     backbone: Backbone
@@ -168,7 +191,7 @@ class Method(nn.Module):
         return any(parameter.requires_grad for parameter in self.parameters())
 
     @classmethod
-    def default_lr(cls, backbone: Backbone) -> float:
+    def default_lr(cls, backbone: Backbone, config: MethodConfig) -> float:
         """Return the learning rate where the config names none; a method may adapt it to the backbone."""
         return cls.recipe.lr
 
@@ -251,6 +274,29 @@ class Method(nn.Module):
         path, _, leaf = name.rpartition(".")
         return self.get_submodule(path), leaf
 
+    # --- going on from a model ----------------------------------------------------------------------------------------
+
+    def start_from(self, parent: Method) -> None:
+        """Take over what a model of the same method and settings learned, whose classes are the first of these.
+
+        What is learned for each class keeps the parent's rows; rows of new classes stay as in a fresh tuning.
+
+        Raises:
+            IncompatibleError: The parent's tensors do not fit.
+        """
+        theirs = parent.state_dict()
+        if parent.name == self.name:
+            self.make_room({name: value.shape for name, value in theirs.items()})
+        ours = self.state_dict()
+        sizes = (parent.num_classes, self.num_classes)
+        started = {name: _over(theirs[name], value, sizes) for name, value in ours.items() if name in theirs}
+        if parent.name != self.name or theirs.keys() != ours.keys() or any(one is None for one in started.values()):
+            raise IncompatibleError(
+                f"The parent was tuned with method {parent.name!r} and its parameters do not fit method {self.name!r} "
+                "as configured; use the parent's method and method_config."
+            )
+        self.load_state_dict(started)
+
     # --- hooks of the one trainer; each has a neutral default ---------------------------------------------------------
 
     def classification_loss(self, output: MethodOutput, labels: Tensor) -> Tensor:
@@ -290,12 +336,22 @@ class Method(nn.Module):
     def make_room(self, shapes: Mapping[str, torch.Size]) -> None:
         """Resize what is as large as the training set, before learned tensors of these shapes are loaded."""
 
+    def learned_fault(self, name: str, value: Tensor) -> str | None:
+        """Say why a learned tensor of the right shape and type cannot be one of this method's, or None."""
+        return None
+
     def training_state(self) -> Mapping[str, Tensor]:
         """Return what a resumed tuning needs beyond `state_dict`; it is no part of the artefact."""
         return {}
 
     def load_training_state(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `training_state` returned."""
+
+    def fit_memory(self, budget: int) -> None:
+        """Choose how much is worked on at once, so that a step takes at most about `budget` bytes; a guess beforehand.
+
+        Called before the first step. What does not fit after all is met by `halve_chunk`.
+        """
 
     def halve_chunk(self) -> bool:
         """Work on fewer prompts at once after running out of memory; False when it is one already."""
@@ -304,6 +360,16 @@ class Method(nn.Module):
             return False
         self.chunk = now // 2
         return True
+
+
+def _over(old: Tensor, fresh: Tensor, num_classes: tuple[int, int]) -> Tensor | None:
+    """Return an old tensor, with the fresh rows of classes that are new; None where the two do not fit."""
+    if old.shape == fresh.shape:
+        return old
+    by_class = old.dim() and fresh.dim() and (len(old), len(fresh)) == num_classes
+    if not by_class or old.shape[1:] != fresh.shape[1:]:
+        return None
+    return torch.cat([old.to(fresh.device), fresh[len(old) :]])
 
 
 METHODS: Registry[Method] = Registry("npt_core.methods", "method")
@@ -332,6 +398,7 @@ class MethodInfo:
     schema: dict[str, Any]
     image_input: str
     text_depends_on_image: bool
+    image_depends_on_classes: bool
     has_text_features: bool
     moves_features: bool
     learns: bool
@@ -353,6 +420,7 @@ def describe(cls: type[Method]) -> MethodInfo:
         schema=cls.Config.json_schema(),
         image_input=cls.image_input.value,
         text_depends_on_image=cls.text_depends_on_image,
+        image_depends_on_classes=cls.image_depends_on_classes,
         has_text_features=cls.has_text_features,
         moves_features=cls.moves_features,
         learns=cls.learns,

@@ -1,6 +1,8 @@
 """Linear probe: logistic regression on the frozen image features; the baseline that knows no words.
 
-Source: CLIP, arXiv 2103.00020, appendix A.3: L-BFGS, the strength of the penalty chosen on validation.
+Source: CLIP, arXiv 2103.00020, appendix A.3: L-BFGS, the strength of the penalty chosen on validation. Differs:
+unit-norm features of the joint space, where CLIP takes those before the projection; six strengths, folds of the
+training images.
 """
 
 from __future__ import annotations
@@ -51,7 +53,12 @@ class LinearProbe(Method):
     Config = LinearProbeConfig
     has_text_features = False
     moves_features = False
+    learns_class_shares = True
     supports_new_classes = False
+    parent_refusal = (
+        "it is fitted from scratch on all images at once, so a parent would change nothing: add the pictures to its "
+        "data set (POST /datasets/{id}/edit) and tune on that"
+    )
     config: LinearProbeConfig
 
     def __init__(

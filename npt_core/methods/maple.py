@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from npt_core.methods.base import ImageBatch, MethodConfig, Recipe, register
-from npt_core.methods.parts.context import ContextConfig, ContextMethod
+from npt_core.methods.parts.context import ContextConfig
+from npt_core.methods.parts.deep_context import DeepContextMethod
 from npt_core.methods.parts.layers import linear
-from npt_core.methods.parts.visual import VisualMethod, token_noise
+from npt_core.methods.parts.visual import VisualMethod
 from npt_core.schema import setting
 
 if TYPE_CHECKING:
@@ -27,12 +28,14 @@ if TYPE_CHECKING:
 class MaPLeConfig(ContextConfig):
     """The coupled prompts."""
 
-    n_ctx: int = setting(2, ge=1, le=64, doc="Context vectors in each block.")
+    n_ctx: int = setting(
+        2, ge=1, le=64, doc="Context vectors in each block; what they leave of 'a photo of a' stands, unlearned."
+    )
     prompt_depth: int = setting(9, ge=1, le=256, doc="Blocks with prompts of their own, cut to the smaller tower.")
 
 
 @register
-class MaPLe(ContextMethod, VisualMethod):
+class MaPLe(DeepContextMethod, VisualMethod):
     """Multi-modal prompt learning: vision tokens are linear in the text context of the same depth."""
 
     name = "maple"
@@ -46,9 +49,8 @@ class MaPLe(ContextMethod, VisualMethod):
         self, config: MethodConfig, backbone: Backbone, classes: Sequence[ClassPrompt], *, generator: torch.Generator
     ) -> None:
         super().__init__(config, backbone, classes, generator=generator)
-        settings = self.config
-        depth = min(self.prompt_depth(settings.prompt_depth), backbone.text.depth)
-        self.deep_ctx = nn.Parameter(token_noise((depth - 1, settings.n_ctx), backbone.d_text, generator))
+        depth = min(self.prompt_depth(self.config.prompt_depth), backbone.text.depth)
+        self.add_deep_context(depth, generator)
         width = int(backbone.d_vision or 0)
         self.couplings = nn.ModuleList([linear(backbone.d_text, width, generator) for _ in range(depth)])
 
@@ -56,10 +58,6 @@ class MaPLe(ContextMethod, VisualMethod):
         """Return (depth, n_ctx, d_vision): one linear map of each depth's text context."""
         contexts = [self.ctx, *self.deep_ctx.unbind(0)]
         return torch.stack([couple(ctx) for couple, ctx in zip(self.couplings, contexts, strict=True)])
-
-    def encode_text(self) -> Tensor:
-        """Return (K, d) features of the deep prompts."""
-        return self.encode_context(self.ctx, self.deep_ctx)
 
     def encode_image(self, batch: ImageBatch) -> Tensor:
         """Return (B, d) features with the coupled tokens."""

@@ -47,6 +47,7 @@ class ProGrad(CoOp):
     title = "ProGrad: prompt-aligned gradient"
     source = "arXiv 2205.14865"
     Config = ProGradConfig
+    free_settings = frozenset({"conflict", "temperature"})
     config: ProGradConfig
 
     def named_losses(self, batch: ImageBatch, output: MethodOutput) -> Mapping[str, Tensor]:

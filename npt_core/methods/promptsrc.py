@@ -2,8 +2,8 @@
 
 Source: PromptSRC, arXiv 2307.06948. From the paper: the two L1 terms (weights 25 for text, 10 for images), the KL of
 the logits (weight 1), and Gaussian weights over epochs (mean at 0.75 and width 0.05 of the training, as its 15 and 1
-of 20 epochs). Differs: the frozen text comes from the backbone's own few templates, not from an ensemble of 60 of
-them ("textual diversity").
+of 20 epochs). Differs: the frozen text comes from the backbone's own few templates, unit features averaged, not from
+60 of them ("textual diversity"), averaged before they are normalised.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from npt_core.methods.base import ImageBatch, MethodConfig, MethodOutput, Recipe, register
-from npt_core.methods.parts.context import ContextConfig, ContextMethod
+from npt_core.methods.parts.context import ContextConfig
+from npt_core.methods.parts.deep_context import DeepContextMethod
 from npt_core.methods.parts.visual import VisualMethod, token_noise
 from npt_core.schema import setting
 
@@ -43,13 +44,16 @@ class PromptSRCConfig(ContextConfig):
 
 
 @register
-class PromptSRC(ContextMethod, VisualMethod):
+class PromptSRC(DeepContextMethod, VisualMethod):
     """Self-regulating prompts, independent in the two towers."""
 
     name = "promptsrc"
     title = "PromptSRC: self-regulating prompts"
     source = "arXiv 2307.06948"
     Config = PromptSRCConfig
+    free_settings = frozenset(
+        {"text_weight", "image_weight", "logit_weight", "aggregate", "center_share", "width_share"}
+    )
     recipe = Recipe(lr=0.0025, batch_size=4, epochs_by_shots=((4, 30), (1_000_000, 20)))
     config: PromptSRCConfig
 
@@ -58,16 +62,11 @@ class PromptSRC(ContextMethod, VisualMethod):
     ) -> None:
         super().__init__(config, backbone, classes, generator=generator)
         settings = self.config
-        text_depth = min(settings.prompt_depth, backbone.text.depth)
-        self.deep_ctx = nn.Parameter(token_noise((text_depth - 1, settings.n_ctx), backbone.d_text, generator))
+        self.add_deep_context(settings.prompt_depth, generator)
         layers = self.prompt_depth(settings.prompt_depth)
         self.tokens = nn.Parameter(token_noise((layers, settings.n_tokens), int(backbone.d_vision or 0), generator))
         self._sum: dict[str, Tensor] = {}
         self._weight = 0.0
-
-    def encode_text(self) -> Tensor:
-        """Return (K, d) features of the deep prompts."""
-        return self.encode_context(self.ctx, self.deep_ctx)
 
     def encode_image(self, batch: ImageBatch) -> Tensor:
         """Return (B, d) features with the learned tokens."""

@@ -1,7 +1,8 @@
 """Tip-Adapter: the training images' features are a cache that votes beside zero-shot; -F also tunes its keys.
 
-Source: Tip-Adapter, arXiv 2207.09519. Differs: the two blending factors are searched on held-out folds of the training
-images, since there is no other validation set, and only before the keys are tuned; tuned keys are normalised again.
+Source: Tip-Adapter, arXiv 2207.09519. Differs: the two blending factors have the least cross-entropy on held-out folds
+of the training images, since there is no other validation set, and are searched only before the keys are tuned; tuned
+keys are normalised again, and the last epoch's are kept.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class TipAdapter(Method):
     Config = TipAdapterConfig
     moves_features = False
     supports_new_classes = False
+    replays_by_itself = True
     recipe = Recipe(
         lr=0.001,
         batch_size=256,
@@ -92,6 +94,7 @@ class TipAdapter(Method):
         alpha = 1.0 if self.config.alpha is None else self.config.alpha
         blend = torch.tensor([alpha, self.config.beta or 5.5], device=device)
         self.register_buffer("blend", blend)  # (2,): alpha and beta
+        self._inherited = 0
 
     def encode_text(self) -> Tensor:
         """Return the (K, d) features of the hand-written templates, encoded once."""
@@ -107,16 +110,31 @@ class TipAdapter(Method):
         return logits + alpha * cache_vote(image_features, keys, self.values, beta, self.num_classes)
 
     def fit(self, features: Tensor | None, labels: Tensor) -> None:
-        """Fill the cache with one key an image (the mean of its views) and search the blend."""
+        """Fill the cache with one key an image (the mean of its views) and search the blend.
+
+        Behind a parent's keys, the new ones are added, and the blend stays: it was searched among all of the parent's
+        images, of which only the keys are left.
+        """
         if features is None:
             raise ConfigError(f"Method {self.name!r} works on image features and none were given.")
         keys = F.normalize(features.float().mean(dim=1), dim=-1)
         with torch.no_grad():
+            if self._inherited:
+                old, its = self.keys.detach()[: self._inherited].clone(), self.values[: self._inherited].clone()
+                self.make_room({"keys": torch.Size([len(old) + len(keys), keys.shape[1]])})
+                self.keys.copy_(torch.cat([old, keys]))
+                self.values.copy_(torch.cat([its, labels]))
+                return
             self.make_room({"keys": keys.shape, "values": labels.shape})
             self.keys.copy_(keys)
             self.values.copy_(labels)
             if self.config.alpha is None or self.config.beta is None:
                 self.blend.copy_(self._search(features[:, 0].float(), keys, labels))
+
+    def start_from(self, parent: Method) -> None:
+        """Take over the parent's keys; `fit` adds those of the new images."""
+        super().start_from(parent)
+        self._inherited = len(self.keys)
 
     def _search(self, plain: Tensor, keys: Tensor, labels: Tensor) -> Tensor:
         """Return the (alpha, beta) of least cross-validated loss; each fold votes with the keys of the others."""
@@ -147,3 +165,9 @@ class TipAdapter(Method):
         device = self.backbone.device
         self.keys.data = torch.zeros(*shape, device=device)
         self.values = torch.zeros(shape[0], dtype=torch.int64, device=device)
+
+    def learned_fault(self, name: str, value: Tensor) -> str | None:
+        """Every key votes for a class that there is."""
+        if name == "values" and len(value) and not 0 <= int(value.min()) <= int(value.max()) < self.num_classes:
+            return f"names classes from {int(value.min())} to {int(value.max())}; there are {self.num_classes}"
+        return None

@@ -1,7 +1,8 @@
 """UPT: one small self-attention network makes text context and visual tokens out of the same learned prompt.
 
-Source: UPT, arXiv 2210.07225. Differs: the shared prompt has a width of its own (the paper's is the text tower's), and
-linear maps bring it to the widths of the two towers.
+Source: UPT, arXiv 2210.07225, its equations. Differs: the shared prompt has a width of its own (the paper's is the text
+tower's), and linear maps bring it to the widths of the two towers; the text half is added to a context that starts from
+words; no dropout.
 """
 
 from __future__ import annotations

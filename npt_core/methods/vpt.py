@@ -1,7 +1,7 @@
 """VPT on CLIP: learned tokens in the image tower, the text side as it is.
 
 Source: VPT, arXiv 2203.12119. Differs: the head is CLIP's own text features, so that nothing but the tokens is learned
-and new class names work.
+and new class names work; tokens stand behind the patches and pass the input norm, as in MaPLe's code; no dropout.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class VPT(VisualMethod):
         self.tokens = nn.Parameter(token_noise((depth, self.config.n_tokens), width, generator))
 
     @classmethod
-    def default_lr(cls, backbone: Backbone) -> float:
+    def default_lr(cls, backbone: Backbone, config: MethodConfig) -> float:
         """CoOp's rate, scaled to the backbone's logit scale."""
         return context_lr(backbone, cls.recipe.lr)
 

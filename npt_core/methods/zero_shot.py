@@ -46,6 +46,7 @@ class ZeroShot(Method):
     Config = ZeroShotConfig
     learns = False
     moves_features = False
+    parent_refusal = "it learns nothing that a tuning could go on from"
     config: ZeroShotConfig
 
     def __init__(

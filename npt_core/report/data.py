@@ -28,7 +28,20 @@ class Report:
         warnings: For people.
         counters: `images_encoded`, `images_cached`, `steps`.
         seconds: Wall time by phase.
-        selection: What `method: auto` chose from, and what; None where a method was named.
+        selection: What cross-validation on the training images chose: `chooses` says which setting (method for
+            `method: auto`, tuned_share for `tuned_share: auto`), `table` from what, `chosen` which row, `images` and
+            `folds` where; None where nothing was left to choose.
+        examples: Small pictures that the tuned classifier got wrong, and of which tuning changed the answer, see
+            `tuning.examples`; None where it was not measured.
+        reproduce: What gives the same classifier once more: `dataset_id`, `old_dataset_ids` (behind a parent), `config`
+            with everything that was left to choose filled in, `seeds`, `versions`, `device`. `report.reproduce` makes
+            commands of it.
+        calibration: How sure the tuned answers are on the measured images, or None where they were too few: the stored
+            `temperature`, on how many images (`count`) of what evaluation kind (`source`) it was fitted; `before`
+            (T = 1), `after` (each image with a temperature fitted without it) and `zero_shot`, each `ece`, `nll` and
+            `bins`; `thresholds`, what each would answer and reject; `recommended`, one of them or the reason why none.
+            The metrics above are those before the temperature.
+        parent: For a tuning that went on from a model: what became of its classes, see `tuning.parentage`; else None.
     """
 
     evaluation: dict[str, Any]
@@ -43,6 +56,10 @@ class Report:
     counters: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     selection: dict[str, Any] | None = None
+    examples: dict[str, Any] | None = None
+    reproduce: dict[str, Any] | None = None
+    calibration: dict[str, Any] | None = None
+    parent: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON-able values."""

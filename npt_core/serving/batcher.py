@@ -128,7 +128,7 @@ class MicroBatcher(Generic[Raw, Item, Out]):
         self._admit([future])
         with self._condition:
             self._calls.append(_Call(function, future))
-            self._condition.notify()
+            self._condition.notify_all()
         return future
 
     def close(self, timeout_s: float = 10.0) -> bool:
@@ -191,7 +191,7 @@ class MicroBatcher(Generic[Raw, Item, Out]):
             return
         with self._condition:
             self._ready.append(_Ready(item, future))
-            self._condition.notify()
+            self._condition.notify_all()  # one wake-up could go to `close`, which waits on the same condition
 
     # --- the model thread ---------------------------------------------------------------------------------------------
 

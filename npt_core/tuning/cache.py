@@ -8,6 +8,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +27,35 @@ class FeatureCache(Protocol):
     def put_many(self, items: Mapping[str, Array]) -> None:
         """Keep `items`."""
         ...
+
+
+GROUP = 16
+"""Characters of a group's name."""
+
+
+def grouped(group: str, key: str) -> str:
+    """Return a key that tells which group it belongs to: features of one backbone can be dropped together."""
+    return f"{group[:GROUP]}.{key}"
+
+
+def _group_of(key: str) -> str:
+    group, dot, _ = key.partition(".")
+    return group if dot else ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Entries of a cache whose keys `grouped` made for the same group.
+
+    Attributes:
+        name: The first characters of the group's name; empty for keys of no group.
+        size: Array bytes.
+        used: When one of them was last used, in seconds since 1970; known to the hour.
+    """
+
+    name: str
+    size: int
+    used: float
 
 
 class MemoryFeatureCache:
@@ -110,6 +140,7 @@ class FolderFeatureCache:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.executescript(_SCHEMA)
+            connection.create_function("group_of", 1, _group_of, deterministic=True)
             yield connection
         finally:
             connection.close()
@@ -125,6 +156,32 @@ class FolderFeatureCache:
         """Array bytes kept."""
         with self._lock, self._open() as connection:
             return int(connection.execute("SELECT size FROM total").fetchone()[0])
+
+    def groups(self) -> list[Group]:
+        """Return every group; an unreadable or locked file has none."""
+        try:
+            with self._lock, self._open() as connection:
+                rows = connection.execute(
+                    "SELECT group_of(key), SUM(size), MAX(used) FROM feature GROUP BY 1"
+                ).fetchall()
+        except sqlite3.DatabaseError:
+            return []
+        return [Group(*row) for row in rows]
+
+    def drop_group(self, name: str, unused_since: float) -> bool:
+        """Forget a group, unless one of its entries was used since then; False in that case, or where it is locked."""
+        try:
+            with self._lock, self._open() as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                of_it = "SELECT MAX(used) FROM feature WHERE group_of(key) = ?"
+                (used,) = connection.execute(of_it, (name,)).fetchone()
+                droppable = used is not None and used < unused_since
+                if droppable:
+                    connection.execute("DELETE FROM feature WHERE group_of(key) = ?", (name,))
+                connection.execute("COMMIT")
+        except sqlite3.DatabaseError:
+            return False
+        return droppable
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Array]:
         """Return those of `keys` that are known. An unreadable file counts as knowing nothing."""

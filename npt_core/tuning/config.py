@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -61,11 +62,12 @@ class TuneConfig(Settings):
         doc="Cross-entropy on logits + this times the log of each class's share of the images: 1 is the plain answer "
         "to uneven classes; 0 is off.",
     )
-    tuned_share: float = setting(
+    tuned_share: float | Literal["auto"] = setting(
         1.0,
         ge=0,
         le=1,
-        doc="Share of the tuned logits in the answer, the rest is zero-shot (WiSE-style); auto chooses its own.",
+        doc="Share of the tuned logits in the answer, the rest is zero-shot (WiSE-style); auto: chosen by "
+        "cross-validation on the training images, for about the cost of two more tunings. Method auto chooses its own.",
     )
     views: int | None = setting(
         None,
@@ -73,12 +75,43 @@ class TuneConfig(Settings):
         le=64,
         doc="Views of each image to tune on: the plain one and crops of it; null: by number of images.",
     )
+    resize: Literal["crop", "pad", "squash"] | None = setting(
+        None,
+        doc="How a picture is fitted into the square the backbone sees: crop (its middle), pad (bars), squash (its "
+        "shape is lost); null: as the backbone does by itself, or as the parent did. Predictions do the same.",
+    )
     seed: int = setting(0, ge=0, le=2**53, doc="Seed of the training: initial context, order of images and views.")
     sampling_seed: int = setting(0, ge=0, le=2**53, doc="Seed of what is sampled: shots and the held-out part.")
     class_names: Mapping[str, str] = setting({}, max_length=100_000, doc="Folder name to the name used in prompts.")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = setting("auto", doc="Compute precision of the towers.")
     refit: bool = setting(True, doc="After measuring on a held-out part, tune once more on all images and ship that.")
-    parent: str | None = setting(None, max_length=200, doc="Id of a model to continue from.")
+    reject_below: float | Literal["recommended"] | None = setting(
+        None,
+        ge=0,
+        le=1,
+        doc="Stored with the model: the probability under which an answer is marked rejected, where neither the "
+        "request nor an alias says otherwise; recommended: what the report recommends, if anything; null: nothing is.",
+    )
+    parent: str | None = setting(
+        None,
+        max_length=200,
+        doc="A model to go on from (id or alias): its classes stay, those of the images are added.",
+    )
+    keep_old: Literal["auto", "none", "replay", "null-space", "both"] = setting(
+        "auto",
+        doc="With a parent, how its classes are kept: replay (some of its images are tuned on again), null-space "
+        "(steps move only where old images hardly see them), both, none; auto: what is possible, replay first.",
+    )
+    keep_strength: float = setting(
+        1.0, ge=0, le=1, doc="With null-space: how much of a step that old images see is taken out of it."
+    )
+    max_old_loss: float | None = setting(
+        None,
+        ge=0,
+        le=1,
+        doc="With a parent: by how much the accuracy on its classes may fall. Past that, what was learned is taken "
+        "back towards the parent until it holds on some old images; null: no bound, it is only measured.",
+    )
 
     def __post_init__(self) -> None:
         from npt_core.collapse import check_pair
@@ -91,25 +124,44 @@ class TuneConfig(Settings):
         check_pair(cls.name, moves_features=cls.moves_features, regularizer=str(self.regularizer))
 
     def conflicts(self, mistyped: frozenset[str]) -> Iterable[Fault]:
-        """Settings of the method and of the regulariser (filled in on the way), names that are no words."""
+        """Settings of the method and of the regulariser (filled in on the way), a share of nothing, empty names."""
         from npt_core.collapse import get_regularizer
         from npt_core.methods import get_method
 
-        if not mistyped & {"method", "method_config"}:
-            yield from self._fill("method", lambda name: AutoConfig if name == AUTO else get_method(name).Config)
-        if not mistyped & {"method", "regularizer", "regularizer_config"}:
-            try:
+        cls = None  # of the method; a name that there is not is reported below
+        if "method" not in mistyped:
+            with suppress(ConfigError):
                 cls = get_method("coop" if self.method == AUTO else self.method)
-            except ConfigError:
-                cls = None  # reported already
+        if not mistyped & {"method", "method_config"}:
+            yield from self._fill("method", _method_settings)
+        if not mistyped & {"method", "regularizer", "regularizer_config"}:
             if self.regularizer is None and cls is not None:
                 object.__setattr__(self, "regularizer", "npt" if cls.moves_features else "none")
             if self.regularizer is not None:
                 yield from self._fill("regularizer", lambda name: get_regularizer(name).Config)
+        if "tuned_share" not in mistyped and self.tuned_share == AUTO and cls is not None and not cls.learns:
+            yield Fault(
+                "tuned_share",
+                f"method {self.method!r} learns nothing, so there is no share to choose; leave tuned_share out, or use "
+                "a method that learns",
+            )
+        if self.parent is None:
+            yield from self._only_with_a_parent(mistyped)
+        elif not mistyped & {"method", "parent"}:
+            refusal = "it chooses among methods" if self.method == AUTO else cls.parent_refusal if cls else None
+            if refusal:
+                yield Fault("parent", f"method {self.method!r} cannot go on from a model: {refusal}")
         if "class_names" not in mistyped:
             for folder, name in self.class_names.items():
                 if not name.strip():
                     yield Fault(f"class_names.{folder}", "the name is empty; give it in words")
+
+    def _only_with_a_parent(self, mistyped: frozenset[str]) -> Iterable[Fault]:
+        for item in fields(self):
+            if item.name in ("keep_old", "keep_strength", "max_old_loss") and item.name not in mistyped:
+                value = getattr(self, item.name)
+                if value != item.default:
+                    yield Fault(item.name, f"is {value!r} and there is no `parent`; give a parent, or leave it out")
 
     def _fill(self, field: str, settings_of: Callable[[str], type[Settings]]) -> Iterable[Fault]:
         """Replace `<field>_config` by the full settings of what `field` names."""
@@ -144,6 +196,22 @@ class TuneConfig(Settings):
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _method_settings(name: str) -> type[Settings]:
+    """Return the settings of a method, or of auto, which is none.
+
+    Raises:
+        ConfigError: There is no such method; the message lists what may stand there.
+    """
+    from npt_core.methods import get_method, list_methods
+
+    if name == AUTO:
+        return AutoConfig
+    known = [info.name for info in list_methods()]
+    if name not in known:
+        raise ConfigError(f"There is no method {name!r}; accepted: {', '.join([AUTO, *known])}.")
+    return get_method(name).Config
+
+
 def resolve_views(config: TuneConfig, num_images: int) -> int:
     """Return how many views of each of `num_images` training images are tuned on."""
     if config.views is not None:
@@ -157,6 +225,7 @@ class Schedule:
 
     Attributes:
         warmup_epochs: 0 when there is only one epoch, which would otherwise learn nothing.
+        clip_norm: A longer gradient is shortened to this; None never does.
     """
 
     epochs: int
@@ -168,6 +237,7 @@ class Schedule:
     warmup_lr: float
     optimizer: str = "sgd"
     logit_adjustment: float = 0.0
+    clip_norm: float | None = None
 
     def lr_at(self, epoch: int) -> float:
         """Return the learning rate of an epoch, 0 <= epoch < epochs: constant warm-up, then a half cosine."""
@@ -197,10 +267,12 @@ class Schedule:
     def resolve(cls, config: TuneConfig, num_images: int, num_classes: int, backbone: Backbone | None = None) -> Self:
         """Fill in what the config leaves open from the method's recipe, the backbone and the number of images."""
         from npt_core.methods import get_method
+        from npt_core.methods.base import REFERENCE_LOGIT_SCALE
 
         method = get_method(config.method)
         recipe = method.recipe
-        lr = config.lr or (recipe.lr if backbone is None else method.default_lr(backbone))
+        settings = method.Config.from_dict(config.method_config)
+        lr = config.lr or (recipe.lr if backbone is None else method.default_lr(backbone, settings))
         batch_size = config.batch_size or recipe.batch_size
         epochs = config.epochs
         if epochs is None:
@@ -216,4 +288,6 @@ class Schedule:
             warmup_lr=min(recipe.warmup_lr, lr),
             optimizer=recipe.optimizer,
             logit_adjustment=config.logit_adjustment,
+            # The gradient of the cross-entropy carries the logit scale as a factor.
+            clip_norm=None if backbone is None else recipe.clip_norm * backbone.logit_scale / REFERENCE_LOGIT_SCALE,
         )

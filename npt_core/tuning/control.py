@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
-Phase = Literal["unpacking", "auditing", "encoding", "tuning", "evaluating", "saving"]
+Phase = Literal["unpacking", "auditing", "encoding", "tuning", "evaluating", "predicting", "saving"]
 
 
 @runtime_checkable

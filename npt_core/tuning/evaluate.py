@@ -10,33 +10,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Z95 = 1.959963984540054
+from npt_core.report.statistics import wilson_interval
+
+Array = np.ndarray[Any, Any]
+
 ECE_BINS = 15
 MAX_CONFUSION_CLASSES = 200
 """Beyond it the report lists the most confused pairs only: K^2 numbers help nobody."""
 
 
-def wilson_interval(successes: int, total: int, z: float = Z95) -> tuple[float, float] | None:
-    """Return the Wilson score interval of a proportion, None without trials.
-
-    Source: Wilson, JASA 1927. Unlike the normal interval it stays in [0, 1] and is honest at 0 and 1.
-    """
-    if total == 0:
-        return None
-    share = successes / total
-    z2 = z * z / total
-    middle = (share + z2 / 2) / (1 + z2)
-    half = z / (1 + z2) * math.sqrt(share * (1 - share) / total + z2 / (4 * total))
-    return (max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half)))  # rounding must not exclude it
-
-
-def calibration_error(probabilities: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], bins: int = ECE_BINS) -> float:
-    """Return the expected calibration error of the top class over equally wide bins.
+def calibration_error(probabilities: Array, labels: Array, bins: int = ECE_BINS) -> float:
+    """Return the expected calibration error of the top class of (n, K) probabilities over equally wide bins.
 
     Source: Guo et al., arXiv 1706.04599.
     """
-    confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == labels
+    return _gap(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels, bins)
+
+
+def _gap(confidence: Array, right: Array, bins: int = ECE_BINS) -> float:
     which = np.minimum((confidence * bins).astype(int), bins - 1)
     error = 0.0
     for one in np.unique(which):
@@ -50,84 +41,130 @@ def _ratio(above: float, below: float) -> float | None:
 
 
 def metrics(logits: Tensor, labels: Tensor, class_labels: Sequence[str]) -> dict[str, Any]:
-    """Measure (n, K) logits against (n,) labels.
+    """Measure (n, K) logits against (n,) labels; see `summarise`."""
+    log_probabilities = torch.log_softmax(logits.double().cpu(), dim=1)
+    truth = labels.cpu().numpy()
+    predicted = logits.cpu().argmax(dim=1).numpy()  # of the logits: softmax can tie what they tell apart
+    own = log_probabilities.numpy()[np.arange(len(truth)), truth]
+    return summarise(truth, predicted, log_probabilities.exp().amax(dim=1).numpy(), own, class_labels)
+
+
+def summarise(
+    truth: Array, predicted: Array, confidence: Array, log_own: Array, labels: Sequence[str]
+) -> dict[str, Any]:
+    """Measure answers to n images; what is kept of each image does not grow with the classes.
+
+    Args:
+        truth: (n,) positions of the true classes in `labels`.
+        predicted: (n,) positions of the answers.
+        confidence: (n,) probability of the answer, 0 to 1.
+        log_own: (n,) log probability of the true class, nats; -inf where the classifier does not know the class.
+        labels: The K classes.
 
     Returns:
         `count`, `accuracy`, `accuracy_interval` (95 %, Wilson), `macro` and `per_class` precision, recall, F1 and
         support (None where undefined: a class never predicted has no precision), `confusion` (rows are the truth),
-        `calibration_error`, `nll` (nats).
+        `calibration_error`, `nll` (nats; None where it is infinite).
     """
-    n, num_classes = logits.shape
-    log_probabilities = torch.log_softmax(logits.double().cpu(), dim=1)
-    truth = labels.cpu().numpy()
-    probabilities = log_probabilities.exp().numpy()
-    predicted = logits.cpu().argmax(dim=1).numpy()  # of the logits: softmax can tie what they tell apart
-    confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
-    np.add.at(confusion, (truth, predicted), 1)
-    right = int(np.trace(confusion))
-    support, called, hits = confusion.sum(axis=1), confusion.sum(axis=0), np.diag(confusion)
-    per_class = []
-    for number, label in enumerate(class_labels):
-        precision, recall = _ratio(hits[number], called[number]), _ratio(hits[number], support[number])
-        f1 = _ratio(2 * hits[number], support[number] + called[number]) if support[number] else None
-        per_class.append(
-            {"label": label, "precision": precision, "recall": recall, "f1": f1, "support": int(support[number])}
-        )
+    n, num_classes = len(truth), len(labels)
+    right = truth == predicted
+    per_class = _per_class(truth, predicted, labels)
     present = [entry for entry in per_class if entry["support"]]
 
     def macro(name: str) -> float | None:  # over classes that occur; one never predicted counts as 0
         return float(np.mean([entry[name] or 0.0 for entry in present])) if present else None
 
-    interval = wilson_interval(right, n)
+    hits = int(right.sum())
+    interval = wilson_interval(hits, n)
+    nll = float(-log_own.mean()) if n else None
     return {
         "count": n,
-        "accuracy": right / n if n else None,
+        "accuracy": hits / n if n else None,
         "accuracy_interval": None if interval is None else list(interval),
         "macro": {name: macro(name) for name in ("precision", "recall", "f1")},
         "per_class": per_class,
-        "confusion": confusion.tolist() if num_classes <= MAX_CONFUSION_CLASSES else None,
-        "most_confused": _most_confused(confusion, class_labels),
-        "calibration_error": calibration_error(probabilities, truth) if n else None,
-        "nll": float(-log_probabilities.numpy()[np.arange(n), truth].mean()) if n else None,
+        "confusion": _confusion(truth, predicted, num_classes),
+        "most_confused": _most_confused(truth, predicted, labels),
+        "calibration_error": _gap(confidence, right) if n and np.isfinite(confidence).all() else None,
+        "nll": nll if nll is not None and math.isfinite(nll) else None,
     }
 
 
-def _most_confused(confusion: np.ndarray[Any, Any], labels: Sequence[str], limit: int = 10) -> list[dict[str, Any]]:
-    wrong = confusion.copy()
-    np.fill_diagonal(wrong, 0)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:limit]
-    pairs = [divmod(int(flat), len(labels)) for flat in order]
+def _confusion(truth: Array, predicted: Array, num_classes: int) -> list[list[int]] | None:
+    if num_classes > MAX_CONFUSION_CLASSES:
+        return None
+    table = np.zeros((num_classes, num_classes), dtype=np.int64)
+    np.add.at(table, (truth, predicted), 1)
+    found: list[list[int]] = table.tolist()
+    return found
+
+
+def _per_class(truth: Array, predicted: Array, labels: Sequence[str]) -> list[dict[str, Any]]:
+    num_classes = len(labels)
+    support, called = (np.bincount(one, minlength=num_classes) for one in (truth, predicted))
+    hits = np.bincount(truth[truth == predicted], minlength=num_classes)
     return [
-        {"label": labels[true], "predicted": labels[guess], "count": int(wrong[true, guess])}
-        for true, guess in pairs
-        if wrong[true, guess]
+        {
+            "label": label,
+            "precision": _ratio(hits[number], called[number]),
+            "recall": _ratio(hits[number], support[number]),
+            "f1": _ratio(2 * hits[number], support[number] + called[number]) if support[number] else None,
+            "support": int(support[number]),
+        }
+        for number, label in enumerate(labels)
     ]
 
 
+def _most_confused(truth: Array, predicted: Array, labels: Sequence[str], limit: int = 10) -> list[dict[str, Any]]:
+    wrong = truth != predicted
+    # Of the pairs that occur: a table of K x K would not fit where K is large.
+    pairs, counts = np.unique(truth[wrong].astype(np.int64) * len(labels) + predicted[wrong], return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:limit]
+    named = [(divmod(int(pairs[one]), len(labels)), int(counts[one])) for one in order]
+    return [{"label": labels[true], "predicted": labels[guess], "count": count} for (true, guess), count in named]
+
+
+def mcnemar(first: Array, second: Array) -> dict[str, Any]:
+    """Compare two classifiers by the (n,) images each got right.
+
+    Returns:
+        How many images both, only one, or neither got right, the difference of accuracies (first - second), and the
+        exact two-sided p-value that so uneven a split of the images where they differ is chance.
+
+    Source: McNemar, Psychometrika 1947, in its exact binomial form.
+    """
+    only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
+    differ = only_first + only_second
+    ways, tail = 1, 0  # ways: of choosing k of those that differ
+    for k in range(min(only_first, only_second) + 1):
+        tail += ways
+        ways = ways * (differ - k) // (k + 1)
+    return {
+        "both_right": int((first & second).sum()),
+        "only_first_right": only_first,
+        "only_second_right": only_second,
+        "both_wrong": int((~first & ~second).sum()),
+        "difference": (only_first - only_second) / len(first) if len(first) else None,
+        "p_value": min(1.0, 2 * tail / 2**differ),
+    }
+
+
 def paired(zero_shot: Tensor, tuned: Tensor, labels: Tensor) -> dict[str, Any]:
-    """Compare two classifiers on the same n images.
+    """Compare tuned with zero-shot on the same n images; see `mcnemar`.
 
     Args:
         zero_shot: (n, K) logits.
         tuned: (n, K) logits.
         labels: (n,).
-
-    Returns:
-        How many images both, only one, or neither got right, the difference of accuracies, and the exact two-sided
-        p-value that so uneven a split of the images where they differ is chance.
-
-    Source: McNemar, Psychometrika 1947, in its exact binomial form.
     """
-    first = zero_shot.argmax(dim=1).cpu() == labels.cpu()
-    second = tuned.argmax(dim=1).cpu() == labels.cpu()
-    gained, lost = int((~first & second).sum()), int((first & ~second).sum())
-    differ = gained + lost
-    tail = sum(math.comb(differ, k) for k in range(min(gained, lost) + 1))
+    both = mcnemar(
+        (tuned.argmax(dim=1).cpu() == labels.cpu()).numpy(), (zero_shot.argmax(1).cpu() == labels.cpu()).numpy()
+    )
     return {
-        "both_right": int((first & second).sum()),
-        "only_tuned_right": gained,
-        "only_zero_shot_right": lost,
-        "both_wrong": int((~first & ~second).sum()),
-        "difference": (gained - lost) / len(labels) if len(labels) else None,
-        "p_value": min(1.0, 2 * tail / 2**differ) if differ else 1.0,
+        "both_right": both["both_right"],
+        "only_tuned_right": both["only_first_right"],
+        "only_zero_shot_right": both["only_second_right"],
+        "both_wrong": both["both_wrong"],
+        "difference": both["difference"],
+        "p_value": both["p_value"],
     }

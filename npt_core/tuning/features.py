@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,12 +16,14 @@ from torch import Tensor
 from npt_core.data.images import DECODE_POLICY, decode_image
 from npt_core.data.names import shown
 from npt_core.errors import Fault, ImageError, OutOfMemoryError
-from npt_core.tuning.cache import Array, FeatureCache, FolderFeatureCache, MemoryFeatureCache
+from npt_core.tuning.cache import Array, FeatureCache, FolderFeatureCache, MemoryFeatureCache, grouped
 from npt_core.tuning.control import Control, GoOn
 from npt_core.tuning.memory import is_out_of_memory
 from npt_core.tuning.views import VIEW_RECIPE, view_of
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from npt_core.clip.backbone import Backbone
     from npt_core.data.dataset import Dataset, Sample
 
@@ -31,6 +33,9 @@ BATCH_ACCELERATOR = 128
 
 CACHE_READ = 2048
 """Images asked for in one call of a cache."""
+
+Onlooker = Callable[["Sample", "Image"], None]
+"""Told of each picture that was decoded, from several threads."""
 
 POOLED = "pooled"
 TOKENS = "tokens"
@@ -56,7 +61,9 @@ def load_picture(backbone: Backbone, data: bytes) -> Tensor:
 def feature_key(backbone: Backbone, sha256: str, view: int, output: str = POOLED) -> str:
     """Return the cache key of one view of one image: equal exactly where the feature is the same by construction."""
     facts = [sha256, view, VIEW_RECIPE if view else 0, backbone.fingerprint, backbone.precision, DECODE_POLICY, output]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    if backbone.resize is not None:
+        facts.append(backbone.resize)
+    return grouped(backbone.fingerprint, hashlib.sha256(json.dumps(facts).encode()).hexdigest())
 
 
 @dataclass
@@ -82,17 +89,21 @@ class FeatureSet:
     bad: list[Fault] = field(default_factory=list)
 
 
-def _decode(backbone: Backbone, dataset: Dataset, sample: Sample, views: Sequence[int]) -> list[Tensor] | Fault:
+def _decode(
+    backbone: Backbone, dataset: Dataset, sample: Sample, views: Sequence[int], seen: Onlooker | None = None
+) -> list[Tensor] | Fault:
     try:
         image = dataset.open_image(sample, target=decode_target(backbone))
+        if seen is not None:
+            seen(sample, image)
         return [backbone.load_pixels(view_of(image, sample.sha256, view)) for view in views]
     except ImageError as error:
         return error.faults[0] if error.faults else Fault(sample.path, error.message)
 
 
-def _ahead(
-    pool: ThreadPoolExecutor, jobs: Sequence[Any], work: Callable[[Any], Any], window: int
-) -> Iterator[tuple[Any, Any]]:
+def decoded_ahead(
+    pool: ThreadPoolExecutor, jobs: Iterable[Any], work: Callable[[Any], Any], window: int
+) -> Generator[tuple[Any, Any], None, None]:
     """Yield (job, result) in order while at most `window` jobs are decoded ahead; what is not needed is cancelled."""
     waiting: list[tuple[Any, Future[Any]]] = []
     upcoming = iter(jobs)
@@ -145,6 +156,7 @@ def encode_dataset(
     control: Control | None = None,
     progress: Callable[[int, int], None] | None = None,
     with_tokens: bool = False,
+    seen: Onlooker | None = None,
 ) -> FeatureSet:
     """Encode images with the frozen tower, each view once in the life of the cache.
 
@@ -157,6 +169,7 @@ def encode_dataset(
         control: Checked for every image and every batch.
         progress: Called with (views encoded, views found in the cache) since the last call.
         with_tokens: Also return the token features.
+        seen: Shown each picture that had to be decoded, in the thread that did it.
 
     Returns:
         The features; unreadable images are left out and listed in `bad`.
@@ -190,10 +203,10 @@ def encode_dataset(
         control.check()
 
     def decode(job: tuple[Sample, list[int]]) -> list[Tensor] | Fault:
-        return _decode(backbone, dataset, *job)
+        return _decode(backbone, dataset, *job, seen)
 
     with ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="decode") as pool:
-        for (sample, need), pixels in _ahead(pool, missing, decode, window=2 * batch // views + 2):
+        for (sample, need), pixels in decoded_ahead(pool, missing, decode, window=2 * batch // views + 2):
             control.check()
             if isinstance(pixels, Fault):
                 bad[sample.sha256] = pixels
@@ -319,6 +332,7 @@ __all__ = [
     "FolderFeatureCache",
     "MemoryFeatureCache",
     "PixelSource",
+    "decoded_ahead",
     "encode_dataset",
     "encode_pixels",
     "feature_key",

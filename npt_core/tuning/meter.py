@@ -49,6 +49,10 @@ class Meter:
         """Say how many units of a kind there are in all."""
         self._expected[kind] = units
 
+    def expected(self, kind: str) -> int:
+        """Return how many units of a kind there are in all, as far as that was said."""
+        return self._expected.get(kind, 0)
+
     def done(self, kind: str) -> int:
         """Return how many units of a kind are done."""
         return self._done.get(kind, 0)

@@ -7,64 +7,30 @@ answers to non-finite losses and to memory running out.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from npt_core.collapse.base import ClassMeans, CollapseContext, Regularizer
-from npt_core.collapse.geometry import class_means, geometry, within_class
+from npt_core.collapse.base import Regularizer
+from npt_core.collapse.geometry import geometry
+from npt_core.continual.nullspace import NullSpace
 from npt_core.errors import Drained, NonFiniteLossError, OutOfMemoryError
-from npt_core.methods.base import ImageBatch, Method, MethodOutput
+from npt_core.methods.base import ImageBatch, Method
 from npt_core.tuning.checkpoint import Checkpointer, StageState
 from npt_core.tuning.config import Schedule
 from npt_core.tuning.control import Control, GoOn
-from npt_core.tuning.features import PixelSource
+from npt_core.tuning.losses import TrainingLoss
 from npt_core.tuning.memory import is_out_of_memory, release_cached_memory
 from npt_core.tuning.meter import Meter
+from npt_core.tuning.traindata import TrainData
 
 MAX_GEOMETRY = 50
 """Geometry is measured at most so many times a stage."""
 
 GEOMETRY_IMAGES = 64
 """Images over which image-conditional text features are measured."""
-
-
-@dataclass
-class TrainData:
-    """The n training images, as much of each as the method needs.
-
-    Attributes:
-        labels: (n,) class indices.
-        views: V, how many views of each image there are.
-        features: (n, V, d) unit-norm features of the frozen tower; None only for methods on pixels.
-        tokens: (n, V, T, d) token features, for methods that need them.
-        pixels: Source of pixels, for methods that need them.
-    """
-
-    labels: Tensor
-    views: int
-    features: Tensor | None = None
-    tokens: Tensor | None = None
-    pixels: PixelSource | None = None
-
-    def to(self, device: torch.device) -> TrainData:
-        """Return the same data with its tensors on `device`."""
-
-        def move(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device)
-
-        return TrainData(self.labels.to(device), self.views, move(self.features), move(self.tokens), self.pixels)
-
-    def batch(self, rows: Tensor, views: Tensor) -> ImageBatch:
-        """Return the (B,) images `rows`, each in its view of `views`."""
-        return ImageBatch(
-            features=None if self.features is None else self.features[rows, views],
-            tokens=None if self.tokens is None else self.tokens[rows, views],
-            pixels=None if self.pixels is None else self.pixels.batch(rows.tolist(), views.tolist()),
-            labels=self.labels[rows],
-        )
 
 
 @dataclass
@@ -116,6 +82,7 @@ class Trainer:
         meter: Told about every step (kind "tuning").
         checkpointer: Asked for a state to resume, given one every few seconds.
         stage: Name of this stage in checkpoints.
+        guard: Takes out of every step what old images see.
     """
 
     def __init__(
@@ -130,6 +97,7 @@ class Trainer:
         meter: Meter | None = None,
         checkpointer: Checkpointer | None = None,
         stage: str = "tuning",
+        guard: NullSpace | None = None,
     ) -> None:
         self.method, self.regularizer, self.schedule, self.stage = method, regularizer, schedule, stage
         self.data = data.to(method.backbone.device)
@@ -142,32 +110,12 @@ class Trainer:
         self.result = TrainResult()
         self.parameters = [parameter for parameter in method.parameters() if parameter.requires_grad]
         self.optimizer = schedule.optimizer_of(self.parameters) if self.parameters else None
-        self.hand_combined = type(method).combine_gradients is not Method.combine_gradients
+        self.guard = guard
         self.last_good: tuple[list[Tensor], list[dict[str, Tensor]]] | None = None
-        self._set_up_means()
-        self.adjustment = self._log_shares() if schedule.logit_adjustment else None
+        self.loss = TrainingLoss(method, self.data, regularizer, schedule.logit_adjustment)
         epochs = schedule.epochs
         wanted = min(MAX_GEOMETRY - 1, epochs)
         self.geometry_epochs = {round(epochs * (i + 1) / wanted) for i in range(wanted)}
-
-    def _set_up_means(self) -> None:
-        """Class means over all views CE sees, once, on a frozen image path; moving ones on a learned path."""
-        num_classes = self.method.num_classes
-        self.fixed_means: Tensor | None = None
-        self.moving: ClassMeans | None = None
-        self.within: float | None = None
-        if self.method.learns_image_path or self.data.features is None:
-            self.moving = ClassMeans(
-                num_classes, self.method.backbone.d, self.regularizer.memory_decay, self.method.backbone.device
-            )
-            return
-        self.fixed_means = class_means(self.data.features, self.data.labels, num_classes)
-        self.within = within_class(self.data.features[:, 0], self.data.labels, num_classes)
-
-    def _log_shares(self) -> Tensor:
-        """Return (K,) what is added to the logits in the loss. Source: Menon et al., arXiv 2007.07314."""
-        counts = torch.bincount(self.data.labels, minlength=self.method.num_classes).clamp_min(1).float()
-        return self.schedule.logit_adjustment * (counts / counts.sum()).log()
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
@@ -193,6 +141,7 @@ class Trainer:
                 # At once: what came before (encoding, another stage) is then not charged to a worker killed early on.
                 self.checkpointer.save(self.stage, self._state())
             for epoch in range(self.at.epoch, schedule.epochs):
+                self._look_back(epoch)
                 self._run_epoch(epoch)
                 method.on_epoch_end(epoch + 1, schedule.epochs)
                 self._close_epoch(epoch + 1)
@@ -203,6 +152,21 @@ class Trainer:
             method.eval()
         method.on_tuning_end(self.data.features, self.data.labels)
         return self.result
+
+    def _look_back(self, epoch: int) -> None:
+        """Let the guard look at old images where it is due."""
+        if self.guard is None or self.at.step_in_epoch or not self.guard.is_due(epoch, self.schedule.epochs):
+            return
+        while True:
+            try:
+                self.guard.look(self.method, self.parameters, epoch, self.control)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._halve(error)
+            else:
+                self.meter.restart()  # it is no part of a step
+                return
 
     def _run_epoch(self, epoch: int) -> None:
         assert self.optimizer is not None  # noqa: S101 - for the type checker
@@ -237,12 +201,14 @@ class Trainer:
         measured = self._measure(epoch) if epoch in self.geometry_epochs else None
         self.meter.report(force=True, loss=entry["loss"], accuracy=entry["accuracy"], epoch=epoch, geometry=measured)
         at.start_epoch(epoch)
+        self.epoch_start = self.order.get_state()
 
     # --- one step -----------------------------------------------------------------------------------------------------
 
     def _step(self, rows: Tensor, views: Tensor) -> None:
         batch = self.data.batch(rows, views)
-        moving = self.moving.state() if self.moving is not None else None
+        means = self.loss.moving
+        before = means.state() if means is not None else None
         while True:
             try:
                 if self._try_step(batch):
@@ -253,8 +219,8 @@ class Trainer:
                 self._halve(error)
             else:
                 self._fall_back_to_fp32()
-            if moving is not None and self.moving is not None:
-                self.moving.load(moving)
+            if means is not None and before is not None:
+                means.load(before)
 
     def _try_step(self, batch: ImageBatch) -> bool:
         """Do one step; False, with nothing learned, when the loss or a gradient is not finite."""
@@ -262,17 +228,20 @@ class Trainer:
         assert batch.labels is not None  # noqa: S101
         self.optimizer.zero_grad(set_to_none=True)
         output = self.method(batch)
-        task, terms = self._losses(batch, output)
-        total = self._backward(task, terms)
+        task, terms = self.loss.terms(batch, output)
+        total = self.loss.backward(task)
         # One look at the device for everything: is it finite, how large is it, how many are right?
-        norms = torch.stack([p.grad.float().norm() for p in self.parameters if p.grad is not None])
+        norm = torch.stack([p.grad.float().norm() for p in self.parameters if p.grad is not None]).norm()
         right = (output.logits.detach().argmax(dim=1) == batch.labels).sum()
-        numbers = torch.stack([total, norms.sum(), right.float(), *[term.detach().float() for term in terms.values()]])
+        numbers = torch.stack([total, norm, right.float(), *[term.detach().float() for term in terms.values()]])
         values = numbers.tolist()
         if not bool(torch.isfinite(numbers[:2]).all()):
             return False
-        self._remember()
+        self._clip(values[1])
+        before = self._remember()
         self.optimizer.step()
+        if self.guard is not None:
+            self.guard.spare(self.parameters, before)
         size = len(batch.labels)
         self.at.loss_sum += values[0] * size
         self.at.correct += int(values[2])
@@ -281,44 +250,14 @@ class Trainer:
             self.at.terms[name] = self.at.terms.get(name, 0.0) + value * size
         return True
 
-    def _losses(self, batch: ImageBatch, output: MethodOutput) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the task loss (classification and regulariser) and every named term for the record."""
-        assert batch.labels is not None  # noqa: S101 - for the type checker
-        seen = output if self.adjustment is None else replace(output, logits=output.logits + self.adjustment)
-        task = self.method.classification_loss(seen, batch.labels).float()
-        terms = {"ce": task}
-        if self.regularizer.active and output.text_features is not None:
-            means, known = self.fixed_means, None
-            if self.moving is not None:
-                means, known = self.moving.update(output.image_features, batch.labels)
-            assert means is not None  # noqa: S101
-            context = CollapseContext(output.text_features, output.image_features, batch.labels, means, known)
-            for name, term in self.regularizer.losses(context).items():
-                terms[name] = term
-                task = task + term
-        elif self.moving is not None:
-            self.moving.update(output.image_features.detach(), batch.labels)
-        self.own_losses = dict(self.method.named_losses(batch, output))
-        terms.update(self.own_losses)
-        return task, terms
-
-    def _backward(self, task: Tensor, terms: Mapping[str, Tensor]) -> Tensor:
-        """Fill in the gradients and return the detached total."""
-        total = task
-        for loss in self.own_losses.values():
-            total = total + loss
-        if not self.hand_combined:
-            total.backward()  # type: ignore[no-untyped-call]
-            return total.detach()
-        gradients: dict[str, Sequence[Tensor]] = {}
-        for name, loss in {"task": task, **self.own_losses}.items():
-            taken = torch.autograd.grad(loss, self.parameters, retain_graph=True, allow_unused=True)
-            gradients[name] = [
-                torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters, taken, strict=True)
-            ]
-        for parameter, gradient in zip(self.parameters, self.method.combine_gradients(gradients), strict=True):
-            parameter.grad = gradient
-        return total.detach()
+    def _clip(self, norm: float) -> None:
+        """Shorten a gradient that is longer than the schedule allows: one spike must not undo a tuning."""
+        limit = self.schedule.clip_norm
+        if limit is None or norm <= limit:
+            return
+        for parameter in self.parameters:
+            if parameter.grad is not None:
+                parameter.grad.mul_(limit / norm)
 
     # --- when something goes wrong ------------------------------------------------------------------------------------
 
@@ -336,11 +275,11 @@ class Trainer:
             key: value.clone() if key in on_cpu else value.to(parameter.device).clone() for key, value in values.items()
         }
 
-    def _remember(self) -> None:
-        self.last_good = (
-            [parameter.detach().clone() for parameter in self.parameters],
-            [{key: value.clone() for key, value in one.items()} for one in self._optimizer_state()],
-        )
+    def _remember(self) -> list[Tensor]:
+        values = [parameter.detach().clone() for parameter in self.parameters]
+        states = [{key: value.clone() for key, value in one.items()} for one in self._optimizer_state()]
+        self.last_good = (values, states)
+        return values
 
     def _restore(self, values: Sequence[Tensor], states: Sequence[Mapping[str, Tensor]]) -> None:
         with torch.no_grad():
@@ -380,9 +319,7 @@ class Trainer:
     def measure(self) -> dict[str, float | None]:
         """Measure the class geometry as it is now."""
         method = self.method
-        means = self.fixed_means if self.moving is None else self.moving.mean
-        if self.moving is not None and not bool(self.moving.seen.all()):
-            means = None
+        means = self.loss.means()
         text: Tensor | None = None
         labels: Tensor | None = None
         if method.has_text_features and not method.text_depends_on_image:
@@ -392,7 +329,7 @@ class Trainer:
             rows = torch.linspace(0, n - 1, min(GEOMETRY_IMAGES, n), device=device).long()
             batch = self.data.batch(rows, torch.zeros_like(rows))
             text, labels = method(batch).text_features, batch.labels
-        return geometry(text, means, scale=method.scale, labels=labels, within=self.within)
+        return geometry(text, means, scale=method.scale, labels=labels, within=self.loss.within)
 
     def _measure(self, epoch: int) -> dict[str, float | None]:
         measured = self.measure()
@@ -404,8 +341,10 @@ class Trainer:
         for number, kept in enumerate(self._optimizer_state()):
             tensors.update({f"optimizer.{number}.{key}": value for key, value in kept.items()})
         tensors.update({f"training.{name}": tensor for name, tensor in self.method.training_state().items()})
-        if self.moving is not None:
-            tensors.update({f"means.{name}": tensor for name, tensor in self.moving.state().items()})
+        if self.loss.moving is not None:
+            tensors.update({f"means.{name}": tensor for name, tensor in self.loss.moving.state().items()})
+        if self.guard is not None:
+            tensors.update({f"guard.{name}": tensor for name, tensor in self.guard.state().items()})
         tensors["rng.order"] = self.epoch_start
         tensors["rng.method"] = self.method.generator.get_state()
         values = {
@@ -432,8 +371,8 @@ class Trainer:
         for number in range(len(self.parameters)):
             if kept := part(f"optimizer.{number}."):
                 self._load_optimizer_state(number, kept)
-        if self.moving is not None:
-            self.moving.load(part("means."))
+        if self.loss.moving is not None:
+            self.loss.moving.load(part("means."))
         self.order.set_state(state.tensors["rng.order"])
         self.method.generator.set_state(state.tensors["rng.method"])
         self.at = _Position(**state.values["at"])
@@ -443,5 +382,7 @@ class Trainer:
         if self.result.fp32_retries and self.method.backbone.precision not in ("fp32", "fp64"):
             self.method.__dict__["backbone"] = self.method.backbone.with_precision("fp32")
         self.method.chunk = state.values["chunk"]
+        if self.guard is not None:
+            self.guard.look_again(self.method, self.parameters, part("guard."), self.control)
         self.meter.skip("tuning", self.at.step)
         return True

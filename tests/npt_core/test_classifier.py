@@ -172,6 +172,14 @@ def test_manifests_of_other_versions_are_refused(saved: Path, backbone: Any, cha
         Classifier.load(saved, backbone)
 
 
+@pytest.mark.parametrize("share", ["auto", None, True, [0.5], 1.5, -0.1, float("nan")])
+def test_a_share_that_is_no_share_is_refused(saved: Path, backbone: Any, share: Any) -> None:
+    manifest = json.loads((saved / "manifest.json").read_text())
+    (saved / "manifest.json").write_text(json.dumps({**manifest, "tuned_share": share}))
+    with pytest.raises(ArtefactError, match="tuned_share of .* it is a number from 0 to 1"):
+        Classifier.load(saved, backbone)
+
+
 def test_predictions_are_cosines_and_their_softmax(tuned: Classifier, backbone: Any) -> None:
     images = features(backbone)
     found = tuned.predict(images)
@@ -180,6 +188,83 @@ def test_predictions_are_cosines_and_their_softmax(tuned: Classifier, backbone: 
     cosines = images @ tuned.text_features.t()
     assert torch.allclose(found.similarities, cosines, atol=1e-6)
     assert torch.allclose(found.probabilities, torch.softmax(backbone.logit_scale * cosines, dim=1), atol=1e-5)
+
+
+def with_temperature(classifier: Classifier, temperature: float, **more: Any) -> Classifier:
+    stored = {"temperature": temperature, "count": 40, "source": "held-out", "reject_below": None}
+    return Classifier(classifier.method, {**classifier.manifest, "calibration": stored, **more})
+
+
+def test_the_temperature_changes_how_sure_it_is_and_nothing_else(tuned: Classifier, backbone: Any) -> None:
+    images = features(backbone)
+    plain, soft = tuned.predict(images), with_temperature(tuned, 3.0).predict(images)
+    assert (plain.calibrated, plain.temperature) == (False, 1.0)
+    assert (soft.calibrated, soft.temperature) == (True, 3.0)
+    assert torch.equal(soft.similarities, plain.similarities)
+    expected = torch.softmax(plain.probabilities.double().log() / 3, dim=1)
+    assert torch.allclose(soft.probabilities.double(), expected, atol=1e-5)
+    assert torch.equal(soft.probabilities.argmax(dim=1), plain.probabilities.argmax(dim=1))
+
+
+def test_scores_over_a_new_name_are_not_calibrated(tuned: Classifier, backbone: Any) -> None:
+    classifier, images = with_temperature(tuned, 3.0), features(backbone)
+    assert classifier.predict(images, labels=["green", "red"]).calibrated
+    new = classifier.predict(images, labels=["green", "purple"])
+    assert (new.calibrated, new.temperature) == (False, 3.0)  # how sharp the prompt is does not change with a name
+    assert not zero_shot(backbone, ["red", "green"]).predict(images).calibrated
+
+
+def test_priors_are_bayes_rule_on_calibrated_probabilities(tuned: Classifier, backbone: Any) -> None:
+    images = features(backbone)
+    shares = {"assumed_frequencies": [0.5, 0.25, 0.25]}
+    classifier = with_temperature(tuned, 2.0, **shares)
+    plain = classifier.predict(images)
+    stated = {"red": 3.0, "green": 1.0, "dark_blue": 0}
+    found = classifier.predict(images, priors=stated)
+    assert found.priors_applied
+    assert not plain.priors_applied
+    weights = torch.tensor([0 / 0.5, 1 / 0.25, 3 / 0.25])
+    expected = plain.probabilities * weights
+    assert torch.allclose(found.probabilities, expected / expected.sum(dim=1, keepdim=True), atol=1e-5)
+    assert (found.probabilities[:, 0] == 0).all()
+
+
+def test_priors_name_the_labels_that_are_asked_for(tuned: Classifier, backbone: Any) -> None:
+    images = features(backbone)
+    found = tuned.predict(images, labels=["red", "purple"], priors={"purple": 0.9, "red": 0.1})
+    assert found.labels == ("red", "purple")
+    even = tuned.predict(images, labels=["red", "purple"], priors={"purple": 1, "red": 1})
+    plain = tuned.predict(images, labels=["red", "purple"])
+    assert torch.allclose(even.probabilities, plain.probabilities, atol=1e-6)
+    assert (found.probabilities[:, 1] > plain.probabilities[:, 1]).all()
+    with pytest.raises(ConfigError, match="'dark_blue', 'green'"):
+        tuned.predict(images, priors={"red": 1.0})
+    with pytest.raises(ConfigError, match="name 'purple', which the labels are not"):
+        tuned.predict(images, priors={"red": 1, "green": 1, "dark_blue": 1, "purple": 1})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"calibration": {"temperature": 0.0, "count": 40, "source": "held-out", "reject_below": None}},
+        {"calibration": {"temperature": 2.0, "count": 0, "source": "none", "reject_below": None}},
+        {"calibration": [1]},
+        {"assumed_frequencies": [0.5, 0.5]},
+    ],
+)
+def test_a_calibration_that_is_none_is_refused(saved: Path, backbone: Any, change: dict[str, Any]) -> None:
+    manifest = json.loads((saved / "manifest.json").read_text())
+    (saved / "manifest.json").write_text(json.dumps(manifest | change))
+    with pytest.raises(ArtefactError, match=next(iter(change))):
+        Classifier.load(saved, backbone)
+
+
+def test_a_model_from_before_calibration_loads(saved: Path, backbone: Any) -> None:
+    manifest = json.loads((saved / "manifest.json").read_text())
+    del manifest["calibration"], manifest["assumed_frequencies"]
+    (saved / "manifest.json").write_text(json.dumps(manifest))
+    scores = Classifier.load(saved, backbone).predict(features(backbone))
+    assert (scores.calibrated, scores.temperature) == (False, 1.0)
 
 
 def test_an_empty_batch_has_an_empty_answer(tuned: Classifier, backbone: Any) -> None:

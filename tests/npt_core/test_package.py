@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +53,7 @@ def test_methods_are_found_by_their_files() -> None:
 
 
 def test_a_name_can_be_taken_once() -> None:
+    assert "npt" in REGULARIZERS.names()
     with pytest.raises(ConfigError, match="Two methods are called 'coop'"):
         register(type("Other", (Toy,), {"name": "coop"}))
     with pytest.raises(ConfigError, match="Two regularisers"):
@@ -69,3 +73,27 @@ def test_a_registry_of_a_package_forgets_on_request() -> None:
     assert registry.names() == ["one"]
     registry.remove("one")
     assert registry.names() == []
+
+
+def test_who_asks_while_a_registry_is_being_filled_gets_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slow_things").mkdir()
+    (tmp_path / "slow_things" / "__init__.py").write_text(
+        "from threading import Event\nfrom npt_core.discovery import Registry\n"
+        "REGISTRY = Registry('slow_things', 'thing')\nbegan, go_on = Event(), Event()\n"
+    )
+    (tmp_path / "slow_things" / "one.py").write_text(
+        "from slow_things import REGISTRY, began, go_on\n"
+        "assert REGISTRY.names() == []  # as a module of the package may\n"
+        "began.set(); assert go_on.wait(20); REGISTRY.add('one', object)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    things = importlib.import_module("slow_things")
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(things.REGISTRY.names)
+        assert things.began.wait(20)
+        second = pool.submit(things.REGISTRY.names)
+        wait([second], timeout=0.2)
+        things.go_on.set()
+        assert first.result() == second.result() == ["one"]

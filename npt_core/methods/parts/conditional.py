@@ -34,6 +34,12 @@ class ConditionalMethod(ContextMethod):
         super().__init__(config, backbone, classes, generator=generator)
         self.chunk = PROMPTS_AT_ONCE
 
+    def fit_memory(self, budget: int) -> None:
+        """Choose how many images' prompts are encoded at once; where one image's are too many, how many of those."""
+        appetite = self.appetite()
+        images = int(budget / (self.table.N * appetite.each + appetite.shared))
+        self.chunk = images * self.table.N if images else appetite.chunk(self.table.N, budget)
+
     def contexts(self, batch: ImageBatch) -> Tensor:
         """Return the (B, n_ctx, d_text) context vectors of B images."""
         raise NotImplementedError

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from npt_core.errors import Fault, PromptLengthError
+
 if TYPE_CHECKING:
     from npt_core.clip.backbone import Backbone
     from npt_core.clip.tokens import ClassPrompt
@@ -40,8 +42,9 @@ def template_features(backbone: Backbone, classes: Sequence[ClassPrompt], templa
         templates: Each with one `{}` where the name goes.
 
     Raises:
-        PromptLengthError: A filled-in template is longer than the text tower.
+        PromptLengthError: A filled-in template is longer than the text tower; every class it happens to is named.
     """
+    _refuse_long(backbone, classes, templates)
     texts: list[str] = []
     owner: list[int] = []
     for index, one in enumerate(classes):
@@ -52,3 +55,22 @@ def template_features(backbone: Backbone, classes: Sequence[ClassPrompt], templa
     index_tensor = torch.tensor(owner, device=features.device)
     sums = features.new_zeros(len(classes), features.shape[1]).index_add_(0, index_tensor, features)
     return F.normalize(sums, dim=-1)
+
+
+def _refuse_long(backbone: Backbone, classes: Sequence[ClassPrompt], templates: Sequence[str]) -> None:
+    tokenizer, limit = backbone.tokenizer, backbone.context_length
+    around = 1 if tokenizer.sos_id is None else 2  # start, where there is one, and end
+    faults: list[Fault] = []
+    for one in classes:
+        texts = [template.replace("{}", phrasing) for phrasing in one.phrasings for template in templates]
+        lengths = [around + len(tokenizer.encode(text)) for text in texts]
+        if max(lengths) > limit:
+            text = texts[lengths.index(max(lengths))]
+            said = f"{text[:80]!r} needs {max(lengths)} tokens, {max(lengths) - limit} more than the {limit} there are"
+            faults.append(Fault(one.label, said))
+    if faults:
+        raise PromptLengthError(
+            f"{len(faults)} class(es) are too long for the hand-written prompt on backbone {backbone.name!r}; first, "
+            f"class {faults[0].path!r}: {faults[0].message}. Shorten the names.",
+            faults,
+        )

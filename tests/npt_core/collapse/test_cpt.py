@@ -20,6 +20,51 @@ def test_clusters_follow_the_features_and_every_class_is_in_one() -> None:
     assert len(cluster_classes(close, 50)) == 6
 
 
+@pytest.mark.parametrize(("num_classes", "expected"), [(2, 1), (3, 2), (10, 3), (30, 5)])
+def test_about_the_root_of_k_clusters_always_the_same(num_classes: int, expected: int) -> None:
+    cls, frozen = get_regularizer("cpt"), features(num_classes, d=16).float()
+    setup = CollapseSetup(frozen, torch.ones(num_classes), 0)
+    found = [cls(cls.Config(), setup).clusters for _ in range(2)]
+    assert len(found[0]) == expected
+    assert [one.tolist() for one in found[0]] == [one.tolist() for one in found[1]]
+    assert sorted(k for members in found[0] for k in members.tolist()) == list(range(num_classes))
+    assert len(cls(cls.Config(clusters=2), setup).clusters) == 2
+
+
+@pytest.mark.parametrize("center", [True, False])
+def test_text_for_every_image_is_averaged_over_the_images(center: bool) -> None:
+    both = torch.stack([features(5), features(5, seed=9)])
+    clusters = [torch.tensor([0, 2, 4]), torch.tensor([1, 3])]
+    parts = [float(tetf_loss(one, clusters, center=center)) for one in both]
+    assert float(tetf_loss(both, clusters, center=center)) == pytest.approx(sum(parts) / 2, rel=1e-5)
+    frozen = features(5, seed=2)
+    apart = [float(stay_loss(one, frozen)) for one in both]
+    assert float(stay_loss(both, frozen)) == pytest.approx(sum(apart) / 2, rel=1e-5)
+
+
+def test_without_centring_directions_are_the_features_own() -> None:
+    text = features(3)
+    cosines = text @ text.t()
+    expected = float((cosines + 0.5 * (1 - torch.eye(3))).square().sum())
+    assert float(tetf_loss(text, [torch.arange(3)], center=False)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_cluster_of_two_is_a_constant_with_centring() -> None:
+    text = features(2).float().requires_grad_()
+    loss = tetf_loss(text, [torch.arange(2)])
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(2.0, rel=1e-5)
+    assert float(text.grad.abs().max()) < 1e-5
+    assert float(tetf_loss(text, [torch.arange(2)], center=False).detach()) > 2.1
+
+
+def test_coincident_texts_have_a_finite_gradient() -> None:
+    for gap in (0.0, 1e-9, 1e-4):
+        text = (torch.ones(3, 8) + gap * torch.randn(3, 8, generator=torch.Generator().manual_seed(0))).requires_grad_()
+        tetf_loss(text, [torch.arange(3)]).backward()
+        assert torch.isfinite(text.grad).all()
+
+
 def test_tetf_is_written_out() -> None:
     text = features(5)
     clusters = [torch.tensor([0, 1, 2]), torch.tensor([3]), torch.tensor([4])]
@@ -61,7 +106,12 @@ def test_terms_have_the_published_weights_and_vanish_at_zero() -> None:
     context = CollapseContext(text, images, labels, frozen)
     full = cls(cls.Config(), setup).losses(context)
     assert set(full) == {"tetf", "cc", "rs"}
+    whole = cls(cls.Config(), setup)
+    assert float(full["tetf"]) == pytest.approx(0.25 * float(tetf_loss(text, whole.clusters)), rel=1e-5)
     assert float(full["cc"]) == pytest.approx(0.15 * float(compactness_loss(images, text, labels)), rel=1e-5)
+    assert float(full["rs"]) == pytest.approx(0.10 * float(stay_loss(text, frozen)), rel=1e-5)
+    for name in ("tetf", "cc", "rs"):
+        assert name not in cls(cls.Config(**{f"lambda_{name}": 0.0}), setup).losses(context)
     off = cls(cls.Config(lambda_tetf=0.0, lambda_cc=0.0, lambda_rs=0.0), setup)
     assert not off.active
     assert not off.losses(context)

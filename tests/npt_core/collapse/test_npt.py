@@ -48,6 +48,25 @@ def test_both_terms_equal_their_formulas(num_classes: int, dim: int, seed: int) 
     assert float(mmi_loss(text, means)) == pytest.approx(straight_mmi(text, means), rel=1e-4, abs=1e-6)
 
 
+def test_without_centring_the_directions_are_the_features_own() -> None:
+    text, means = draw(4, 6), draw(4, 6, seed=1)
+    t, m = text / text.norm(dim=1, keepdim=True), means / means.norm(dim=1, keepdim=True)
+    pairs = [float(t[i] @ t[j] + 1 / 3) ** 2 for i in range(4) for j in range(4) if i != j]
+    assert float(lmc_loss(text, center=False)) == pytest.approx(sum(pairs) / 12, rel=1e-4)
+    assert float(mmi_loss(text, means, center=False)) == pytest.approx(float(1 - (t * m).sum(1).mean()), rel=1e-4)
+    seen = torch.tensor([True, False, True, True])
+    of_seen = float(1 - (t * m).sum(1)[seen].mean())
+    assert float(mmi_loss(text, means, seen=seen, center=False)) == pytest.approx(of_seen, rel=1e-4)
+
+
+def test_centring_is_the_default_and_an_option() -> None:
+    centred, context = make(lambda_lmc=1.0, lambda_mmi=0.0)
+    plain, _ = make(lambda_lmc=1.0, lambda_mmi=0.0, center=False)
+    assert float(centred.losses(context)["lmc"]) == float(lmc_loss(context.text_features))
+    assert float(plain.losses(context)["lmc"]) == float(lmc_loss(context.text_features, center=False))
+    assert float(plain.losses(context)["lmc"]) != float(centred.losses(context)["lmc"])
+
+
 @pytest.mark.parametrize("num_classes", [3, 4, 7])
 def test_an_etf_costs_nothing(num_classes: int) -> None:
     frame = etf(num_classes, 12)
@@ -114,6 +133,29 @@ def test_beyond_d_plus_one_descent_reaches_the_exact_minimum() -> None:
         optimizer.step()
     assert lmc_minimum(6, 3) > 0
     assert lmc_loss(text).item() == pytest.approx(lmc_minimum(6, 3), rel=1e-2)
+
+
+def descend(weights: tuple[float, float], means: torch.Tensor) -> tuple[float, float]:
+    """Both terms where a weighted sum of them is least over all text features."""
+    text = draw(4, 6, seed=7).requires_grad_()
+    optimizer = torch.optim.Adam([text], lr=0.05)
+    for _ in range(400):
+        optimizer.zero_grad()
+        (weights[0] * lmc_loss(text) + weights[1] * mmi_loss(text, means)).backward()
+        optimizer.step()
+    found = text.detach()
+    return float(lmc_loss(found)), float(mmi_loss(found, means))
+
+
+def test_images_that_cannot_move_and_are_no_etf_set_the_terms_against_each_other() -> None:
+    means = draw(4, 6, seed=3)
+    assert descend((1, 0), means)[0] == pytest.approx(0, abs=1e-4)
+    assert descend((0, 1), means)[1] == pytest.approx(0, abs=1e-4)
+    balance, text_first = descend((1, 1), means), descend((10, 1), means)
+    assert min(balance) > 1e-3  # neither reaches 0 beside the other
+    assert text_first[0] < balance[0]  # the weights settle where they meet
+    assert text_first[1] > balance[1]
+    assert max(descend((1, 1), etf(4, 6))) < 1e-4  # images that are an ETF do not stand in the way
 
 
 def test_conditional_text_averages_the_loss_of_each_image() -> None:

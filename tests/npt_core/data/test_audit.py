@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import json
 
-from npt_core.data.audit import MAX_PATHS, Finding, audit_structure
+from npt_core.data.audit import audit_structure
 from npt_core.data.dataset import Dataset
+from npt_core.data.findings import MAX_PATHS, Finding
 from tests.support.zips import classes, picture
 
 

@@ -298,10 +298,11 @@ def test_a_folder_comes_back_from_its_manifest(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"version": 2}, "has version 2; this release reads 1"),
+        ({"version": 1}, "has version 1; this release reads 2"),
         ({"version": None}, "has version None"),
-        ({"samples": [["a", 5, 0, "00", 1]]}, "damaged"),
-        ({"samples": [["a", 0, 0, "00", 1]]}, "do not have the id"),
+        ({"samples": [["a", 5, 0, "00", 1, 0, ""]]}, "damaged"),
+        ({"samples": [["a", 0, 0, "00", 1, 1, ""]]}, "more than 1 archive"),
+        ({"samples": [["a", 0, 0, "00", 1, 0, ""]]}, "do not have the id"),
         ({"classes": [{"label": "x"}]}, "damaged"),
         ({"skipped": []}, "damaged"),
         ({"left_out": None}, "damaged"),

@@ -56,6 +56,7 @@ def test_the_library_example_runs(make_zip, monkeypatch, capsys):
     path = make_zip(classes("cat", "dog", images=5))
     monkeypatch.chdir(path.parent)
     path.rename("pictures.zip")
+    make_zip(classes("cat", images=2, prefix="train/")).rename("more.zip")
     (example,) = blocks("python")
     names: dict[str, object] = {}
     exec(compile(example, "datasets.md", "exec"), names)
@@ -67,9 +68,20 @@ def test_the_library_example_runs(make_zip, monkeypatch, capsys):
     assert "cat" in capsys.readouterr().out
 
 
+def test_every_kind_of_finding_is_told_with_its_severity():
+    core = Path(__file__).parents[3] / "npt_core"
+    source = "".join(path.read_text() for path in [*core.glob("audit/*.py"), core / "data" / "audit.py"])
+    made = set(re.findall(r'(?:finding|_near|Finding)\(\s*"([a-z-]+)",\s*"(\w+)"', source))
+    rows = re.findall(r"^\| (`[^|]+) \| (info|warning) \|", TEXT, re.MULTILINE)
+    told = {(kind, severity) for kinds, severity in rows for kind in re.findall(r"`([a-z-]+)`", kinds)}
+    assert len(made) == 20
+    assert told == made
+
+
 def test_the_limits_told_are_the_limits_held():
     sizes = {"GiB": 2**30, "MiB": 2**20}
-    told = dict(re.findall(r"\| `(\w+)`[^|]*\| ([^|]+) \|", TEXT))
+    archives = TEXT[TEXT.index("## Archives") : TEXT.index("## What is refused")]
+    told = dict(re.findall(r"\| `(\w+)`[^|]*\| ([^|]+) \|", archives))
     limits = Limits()
     for name, value in told.items():
         number, _, unit = value.partition(" ")

@@ -10,10 +10,8 @@ import torch
 from npt_core.clip import ClassPrompt, PromptTable
 from npt_core.errors import ConfigError, DuplicatePromptError, IncompatibleError, PromptError
 from npt_core.methods import Method, get_method
-from npt_core.methods.parts.context import start_text
 from npt_core.methods.parts.templates import template_features
 from npt_core.tuning.config import Schedule, TuneConfig
-from tests.support.tiny_clip import tiny_backbone
 
 CLASSES = (ClassPrompt("red"), ClassPrompt("dark_blue"), ClassPrompt("green", "green", ("green", "leaf coloured")))
 
@@ -77,17 +75,6 @@ def test_words_of_the_users_own(backbone: Any) -> None:
         make(backbone, n_ctx=2, ctx_init="a photo of a")
 
 
-def test_a_backbone_that_knows_few_words_starts_from_words_it_knows(backbone: Any) -> None:
-    def knowing(*words: str) -> Any:
-        ids = {i for word in words for i in backbone.tokenizer.encode(word)}
-        return tiny_backbone("clip", trained_token_ids=frozenset(ids))
-
-    assert start_text(backbone, 4) == "a photo of a"
-    assert start_text(backbone, 16) is None
-    assert start_text(knowing("a", "picture", "of"), 4) == "a picture of a"
-    assert start_text(knowing("red"), 4) is None
-
-
 def test_new_names_share_what_was_learned(backbone: Any) -> None:
     made = make(backbone)
     other = made.with_classes([ClassPrompt("cat"), ClassPrompt("dog")])
@@ -140,9 +127,13 @@ def test_the_default_rate_is_coops_on_published_towers_and_larger_where_a_step_w
             self.logit_scale = scale
 
     cls = get_method("coop")
-    assert cls.default_lr(Tower(100)) == pytest.approx(0.002)
-    assert cls.default_lr(Tower(150)) == pytest.approx(0.002)  # never below
-    assert cls.default_lr(Tower(20)) == pytest.approx(0.01)
+    words, noise = cls.Config(ctx_init="a photo of a"), cls.Config(ctx_init="random")
+    assert cls.default_lr(Tower(100), words) == pytest.approx(0.002)
+    assert cls.default_lr(Tower(150), words) == pytest.approx(0.002)  # never below
+    assert cls.default_lr(Tower(20), words) == pytest.approx(0.01)
+    assert cls.default_lr(Tower(20), noise) == pytest.approx(0.002)  # from noise it would go astray
+    maple = get_method("maple")
+    assert maple.default_lr(Tower(20), maple.Config(ctx_init="a photo")) == pytest.approx(0.0035)
     resolved = Schedule.resolve(TuneConfig(), 30, 3, backbone)
-    assert resolved.lr == cls.default_lr(backbone)
+    assert resolved.lr == cls.default_lr(backbone, cls.Config())
     assert Schedule.resolve(TuneConfig(lr=0.3), 30, 3, backbone).lr == 0.3

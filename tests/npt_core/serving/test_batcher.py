@@ -184,6 +184,29 @@ def test_closing_answers_what_was_admitted_and_admits_no_more(model: Model) -> N
     assert results([first, *rest]) == [0, 2, 4, 6]
 
 
+def test_what_becomes_ready_while_closing_wakes_the_model_not_only_the_closer(model: Model) -> None:
+    decoded = threading.Event()
+
+    def slow(text: str) -> int:
+        assert text == "0" or decoded.wait(TIMEOUT)
+        return int(text)
+
+    made = MicroBatcher(slow, model.run, name="test")
+    first = hold(model, made)
+    late = made.submit("1")
+    closed: list[bool] = []
+    closer = threading.Thread(target=lambda: closed.append(made.close(TIMEOUT)))
+    closer.start()
+    wait_until(lambda: len(made._condition._waiters) == 1)  # the closer waits first ...
+    model.go.set()
+    assert first.result(TIMEOUT) == 0
+    wait_until(lambda: len(made._condition._waiters) == 2)  # ... and the model thread after it
+    decoded.set()
+    assert late.result(TIMEOUT / 2) == 2
+    closer.join(TIMEOUT)
+    assert closed == [True]
+
+
 def test_closing_does_not_wait_for_ever(model: Model) -> None:
     made = MicroBatcher(prepare, model.run, name="test", prepare_threads=1)
     first = hold(model, made)

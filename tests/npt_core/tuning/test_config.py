@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -61,12 +62,41 @@ def test_faults_of_every_level_come_at_once() -> None:
         ({"precision": "int8"}, "precision"),
         ({"method_config": {"position": "back"}}, "method_config.position"),
         ({"shots": 0}, "shots"),
+        ({"tuned_share": "half"}, "tuned_share"),
+        ({"tuned_share": "0.5"}, "tuned_share"),
+        ({"tuned_share": None}, "tuned_share"),
+        ({"tuned_share": True}, "tuned_share"),
+        ({"tuned_share": 1.5}, "tuned_share"),
+        ({"tuned_share": float("nan")}, "tuned_share"),
+        ({"tuned_share": ["auto"]}, "tuned_share"),
+        ({"tuned_share": "auto", "method": "zero_shot"}, "tuned_share"),
+        ({"tuned_share": "auto", "method": "koop"}, "method"),
     ],
 )
 def test_one_fault_each(data: dict[str, Any], path: str) -> None:
     with pytest.raises(ConfigError) as caught:
         TuneConfig.from_dict(data)
     assert [fault.path for fault in caught.value.faults] == [path]
+
+
+@pytest.mark.parametrize(("share", "kept"), [("auto", "auto"), (0, 0.0), (1, 1.0), (0.3, 0.3)])
+def test_a_share_is_a_number_or_left_to_be_chosen(share: Any, kept: Any) -> None:
+    config = TuneConfig.from_dict({"tuned_share": share})
+    assert config.tuned_share == kept
+    assert type(config.tuned_share) is type(kept)
+    assert TuneConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert (config.fingerprint() == TuneConfig().fingerprint()) is (kept == 1.0)
+    assert TuneConfig.from_dict({"method": "auto", "tuned_share": share}).tuned_share == kept
+
+
+def test_what_a_share_may_be_is_said() -> None:
+    with pytest.raises(ConfigError, match="'half' is not accepted; it must be a number or 'auto'"):
+        TuneConfig.from_dict({"tuned_share": "half"})
+    with pytest.raises(ConfigError, match="'zero_shot' learns nothing, so there is no share to choose"):
+        TuneConfig.from_dict({"tuned_share": "auto", "method": "zero_shot"})
+    schema = TuneConfig.json_schema()["properties"]["tuned_share"]
+    assert schema["anyOf"] == [{"type": "number", "minimum": 0, "maximum": 1}, {"enum": ["auto"]}]
+    assert schema["default"] == 1.0
 
 
 def test_a_pair_that_makes_no_sense() -> None:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
 
-from npt_core.tuning.evaluate import calibration_error, metrics, paired, wilson_interval
+from npt_core.report.statistics import wilson_interval
+from npt_core.tuning.evaluate import calibration_error, mcnemar, metrics, paired, summarise
 
 
 @given(st.integers(1, 500), st.floats(0, 1))
@@ -83,3 +84,31 @@ def test_paired_counts_and_p_value() -> None:
     assert found["p_value"] == pytest.approx(binomtest(2, 11).pvalue)
     same = paired(tuned, tuned, torch.zeros(17, dtype=torch.int64))
     assert same["p_value"] == 1.0
+
+
+def test_summaries_of_answers_equal_those_of_logits_and_allow_a_class_the_classifier_does_not_know() -> None:
+    logits = torch.randn(40, 3, generator=torch.Generator().manual_seed(3))
+    truth = torch.arange(40) % 3
+    p = logits.double().softmax(1)
+    own = p[torch.arange(40), truth].log().numpy()
+    given = summarise(truth.numpy(), logits.argmax(1).numpy(), p.amax(1).numpy(), own, ["a", "b", "c"])
+    assert given == metrics(logits, truth, ["a", "b", "c"])
+    own[0] = -np.inf
+    assert summarise(truth.numpy(), logits.argmax(1).numpy(), p.amax(1).numpy(), own, ["a", "b", "c"])["nll"] is None
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_mcnemar_is_the_exact_binomial_test(first: int, second: int) -> None:
+    right = [(True, False)] * first + [(False, True)] * second + [(True, True)] * 4 + [(False, False)] * 3
+    found = mcnemar(*np.array(right).T)
+    n = first + second
+    assert found["p_value"] == pytest.approx(binomtest(first, n).pvalue if n else 1.0)
+    assert (found["only_first_right"], found["only_second_right"]) == (first, second)
+    assert (found["both_right"], found["both_wrong"]) == (4, 3)
+    assert found["difference"] == pytest.approx((first - second) / len(right))
+    assert mcnemar(*np.array(right).T[::-1])["p_value"] == found["p_value"]
+
+
+def test_mcnemar_of_many_images_does_not_overflow() -> None:
+    first, second = np.arange(20_000) < 10_050, np.arange(20_000) >= 10_050
+    assert mcnemar(first, second)["p_value"] == pytest.approx(binomtest(10_050, 20_000).pvalue)

@@ -14,8 +14,9 @@ from npt_core import Classifier, Dataset, TuneConfig, tune
 from npt_core.errors import ConfigError, Drained
 from npt_core.mixture import mixed
 from npt_core.tuning.control import MemoryCheckpointStore
+from npt_core.tuning.protocols import Fold
 from npt_core.tuning.recipes import RECIPES, AutoConfig
-from npt_core.tuning.select import SHARES, Row, choose, row
+from npt_core.tuning.select import SHARES, Row, Selection, TrialImages, choose, row, select_share
 from tests.support.pictures import write_folder
 
 QUICK: dict[str, Any] = {"epochs": 2, "views": 1, "batch_size": 8}
@@ -41,6 +42,45 @@ def test_near_ties_are_settled_by_the_loss() -> None:
     assert choose(table, 1_000_000).recipe == "a"
 
 
+def trial(labels: list[int], zero_shot: torch.Tensor) -> TrialImages:
+    half = len(labels) // 2
+    first, second = tuple(range(half)), tuple(range(half, len(labels)))
+    return TrialImages((Fold(second, first), Fold(first, second)), torch.tensor(labels), zero_shot)
+
+
+def test_the_share_is_chosen_by_the_same_rule_from_every_tenth() -> None:
+    truth = [0, 1, 0, 1, 0, 1, 0, 1]
+    right = torch.nn.functional.one_hot(torch.tensor(truth), 2).float()
+    unsure, wrong = 2 * right, 20 * (1 - right)
+    config = TuneConfig(tuned_share="auto")
+
+    def chosen(tuned: torch.Tensor, zero_shot: torch.Tensor) -> Selection:
+        calls = []
+
+        def attempt(config: TuneConfig, name: str, number: int) -> tuple[torch.Tensor, float]:
+            calls.append((name, number))
+            return tuned[4 * number : 4 * number + 4], 1.5
+
+        found = select_share(config, trial(truth, zero_shot), attempt)
+        assert calls == [("coop", 0), ("coop", 1)]
+        assert [one["tuned_share"] for one in found.table["table"]] == [n / 10 for n in range(11)]
+        assert (found.table["images"], found.table["folds"], found.table["seconds"]) == (8, 2, 3.0)
+        assert found.table["chosen"] == found.chosen.to_dict()
+        assert found.config is config
+        return found
+
+    nothing = chosen(tuned=wrong, zero_shot=unsure)
+    assert nothing.chosen.tuned_share == 0
+    assert "answers as zero-shot does" in nothing.warnings[0]
+    everything = chosen(tuned=unsure, zero_shot=wrong)
+    assert everything.chosen.tuned_share == 1
+    assert everything.warnings == []
+    # both get four images right that the other does not, the halves of a mixture all eight
+    one, two = right.clone(), right.clone()
+    one[:4], two[4:] = 0.5 * wrong[:4] / 20, 0.5 * wrong[4:] / 20
+    assert 0.4 <= chosen(tuned=one, zero_shot=two).chosen.tuned_share <= 0.6
+
+
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 10)), min_size=1), st.integers(1, 10_000))
 def test_the_choice_is_never_far_from_the_best(pairs: list[tuple[float, float]], n: int) -> None:
     table = [Row(str(i), 1.0, accuracy, nll) for i, (accuracy, nll) in enumerate(pairs)]
@@ -58,6 +98,7 @@ def test_the_table_is_in_the_report_and_the_choice_in_the_model(many: Dataset, b
     result = tune(many, auto(), backbone=backbone)
     selection = result.report.selection
     assert selection is not None
+    assert selection["chooses"] == "method"
     assert {one["recipe"] for one in selection["table"]} == {"zero_shot", *RECIPES}
     assert len(selection["table"]) == 1 + len(RECIPES) * len(SHARES)
     assert not selection["left_out"]
@@ -86,7 +127,7 @@ def test_too_few_images_to_choose_by(tmp_path: Path, backbone: Any) -> None:
     result = tune(few, auto(), backbone=backbone)
     assert result.classifier.manifest["method"] == "coop"
     assert result.report.selection is None
-    assert any("too few images to choose" in warning for warning in result.warnings)
+    assert any("too few images to choose a method by: coop was used" in warning for warning in result.warnings)
 
 
 def test_a_resumed_choice_is_the_same(many: Dataset, backbone: Any) -> None:
@@ -123,7 +164,10 @@ def test_a_share_mixes_the_answer_with_zero_shot(method: str, many: Dataset, bac
     plain, tuned, half = scores(0.0), scores(1.0), scores(0.5)
     assert not torch.allclose(plain, tuned, atol=1e-4)
     torch.testing.assert_close(half, (plain + tuned) / 2, rtol=0, atol=1e-5)
-    assert scores(0.5, ["red", "a purple cow"]).shape == (5, 2)
+    names = ["red", "a purple cow"]  # a new name gets the same share of each
+    plain, tuned, half = scores(0.0, names), scores(1.0, names), scores(0.5, names)
+    assert not torch.allclose(plain, tuned, atol=1e-4)
+    torch.testing.assert_close(half, (plain + tuned) / 2, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,13 +10,15 @@ import torch
 
 from npt_core.clip import ClassPrompt
 from npt_core.collapse import CollapseSetup, get_regularizer
+from npt_core.continual.nullspace import NullSpace
 from npt_core.errors import Cancelled, ConfigError, Drained, NonFiniteLossError, OutOfMemoryError
-from npt_core.methods import Method, get_method
+from npt_core.methods import ImageBatch, Method, get_method
 from npt_core.tuning.checkpoint import Checkpointer
 from npt_core.tuning.config import Schedule, TuneConfig
 from npt_core.tuning.control import MemoryCheckpointStore, Progress
 from npt_core.tuning.meter import Meter
-from npt_core.tuning.trainer import MAX_GEOMETRY, TrainData, Trainer
+from npt_core.tuning.traindata import TrainData
+from npt_core.tuning.trainer import MAX_GEOMETRY, Trainer
 from tests.support import toy_methods as toys
 
 CLASSES = [ClassPrompt(label) for label in ("red", "green", "blue")]
@@ -91,6 +94,24 @@ def test_schedule_is_one_warm_up_epoch_then_a_cosine(backbone: Any) -> None:
     assert [entry["lr"] for entry in found.history] == [plan.lr_at(epoch) for epoch in range(11)]
 
 
+def test_a_long_gradient_is_shortened_and_a_short_one_left_alone(backbone: Any) -> None:
+    def moved(clip_norm: float | None) -> torch.Tensor:
+        plan = replace(schedule(epochs=1, batch_size=N), momentum=0.0, weight_decay=0.0, warmup_epochs=0, lr=1.0)
+        method = make(toys.Toy, backbone)
+        trainer(method, backbone, "none", schedule=replace(plan, clip_norm=clip_norm)).run()
+        return method.shift.detach()
+
+    free = moved(None)
+    assert torch.equal(moved(2 * float(free.norm())), free)
+    short = moved(0.5 * float(free.norm()))
+    assert torch.allclose(short, 0.5 * free, rtol=1e-4)
+
+
+def test_the_length_allowed_follows_the_logit_scale(backbone: Any) -> None:
+    resolved = Schedule.resolve(TuneConfig(method="coop"), 16, 4, backbone)
+    assert resolved.clip_norm == pytest.approx(get_method("coop").recipe.clip_norm * backbone.logit_scale / 100)
+
+
 def test_every_image_is_seen_once_an_epoch_in_random_views(backbone: Any) -> None:
     stub = PixelStub(backbone)
     given = TrainData(torch.arange(N) % 3, V, pixels=stub)
@@ -144,8 +165,8 @@ def test_text_from_tokens_and_a_learned_image_path(cls: type[Method], backbone: 
     assert {"lmc", "mmi"} <= found.history[0].keys()
     if cls is toys.OnPixels:
         assert found.geometry[0]["duality"] is None  # no class has a mean before the first batch
-        assert run.moving is not None
-        assert bool(run.moving.seen.all())
+        assert run.loss.moving is not None
+        assert bool(run.loss.moving.seen.all())
     assert found.geometry[-1]["duality"] is not None
 
 
@@ -277,6 +298,16 @@ def test_memory_running_out_halves_the_chunk_and_goes_on(backbone: Any) -> None:
     assert torch.equal(method.shift, plain.shift)  # the step was repeated, not skipped
 
 
+def test_a_look_at_old_images_that_does_not_fit_is_tried_in_smaller_chunks(backbone: Any) -> None:
+    method, given = make(toys.Hungry, backbone), data(backbone)
+    assert given.features is not None
+    old = ImageBatch(features=given.features[:4, 0])
+    guard = NullSpace(lambda _: old, 1.0, 0)
+    found = trainer(method, backbone, data=given, guard=guard).run()
+    assert found.chunk_halvings == 1
+    assert guard.rank > 0
+
+
 def test_memory_that_never_suffices_is_an_error(backbone: Any) -> None:
     method = make(toys.Hungry, backbone)
     method.fits = 0
@@ -319,8 +350,8 @@ def test_class_means_come_from_all_views_and_are_fixed(backbone: Any) -> None:
     run = trainer(make(toys.Toy, backbone), backbone, data=given)
     assert given.features is not None
     expected = given.features[given.labels == 1].mean(dim=(0, 1))
-    assert run.fixed_means is not None
-    assert torch.allclose(run.fixed_means[1], expected, atol=1e-6)
+    assert run.loss.fixed_means is not None
+    assert torch.allclose(run.loss.fixed_means[1], expected, atol=1e-6)
 
 
 def test_one_class_is_refused(backbone: Any) -> None:
@@ -340,8 +371,8 @@ def test_logit_adjustment_adds_the_log_of_each_class_s_share(backbone: Any) -> N
     output = method(batch)
     shares = torch.bincount(given.labels).float() / N
     expected = torch.nn.functional.cross_entropy(output.logits + 2.0 * shares.log(), given.labels)
-    torch.testing.assert_close(adjusted._losses(batch, output)[0], expected)
-    assert not torch.equal(plain._losses(batch, output)[0], expected)
+    torch.testing.assert_close(adjusted.loss.terms(batch, output)[0], expected)
+    assert not torch.equal(plain.loss.terms(batch, output)[0], expected)
 
 
 @pytest.mark.parametrize(

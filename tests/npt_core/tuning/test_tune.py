@@ -10,7 +10,15 @@ import pytest
 import torch
 
 from npt_core import Dataset, FolderFeatureCache, MemoryFeatureCache, Progress, TuneConfig, tune
-from npt_core.errors import Cancelled, ConfigError, DatasetError, Drained, DuplicatePromptError, IncompatibleError
+from npt_core.errors import (
+    Cancelled,
+    ConfigError,
+    DatasetError,
+    Drained,
+    DuplicatePromptError,
+    IncompatibleError,
+    PromptLengthError,
+)
 from npt_core.tuning.control import MemoryCheckpointStore
 from tests.support.pictures import write_folder
 from tests.support.tiny_clip import tiny_backbone
@@ -171,16 +179,6 @@ def test_words_the_backbone_never_saw_are_warned_about(dataset: Dataset) -> None
     assert not any("'red'" in warning for warning in result.warnings)
 
 
-def test_a_result_below_zero_shot_is_warned_about(dataset: Dataset, backbone: Any) -> None:
-    from npt_core.tuning.tune import _Tuning
-
-    tuning = _Tuning(dataset, TuneConfig(**QUICK), backbone, None, None, None, None, None)
-    tuning._warn_if_worse({"accuracy": 0.8}, {"accuracy": 0.5, "count": 6}, {"p_value": 0.3})
-    assert "below zero-shot" in tuning.warnings[0]
-    tuning._warn_if_worse({"accuracy": 0.5}, {"accuracy": 0.5, "count": 6}, {"p_value": 1})
-    assert len(tuning.warnings) == 1
-
-
 def test_progress_covers_every_phase_in_one_count(dataset: Dataset, backbone: Any) -> None:
     seen: list[Progress] = []
     tune(dataset, TuneConfig(**QUICK), backbone=backbone, progress=seen.append)
@@ -265,3 +263,19 @@ def test_a_plain_mapping_is_a_config(dataset: Dataset, backbone: Any) -> None:
 def test_zero_shot_as_a_method_scores_what_zero_shot_scores(dataset: Dataset, backbone: Any) -> None:
     metrics = tune(dataset, {**QUICK, "method": "zero_shot"}, backbone=backbone).report.metrics
     assert metrics["tuned"]["accuracy"] == metrics["zero_shot"]["accuracy"]
+
+
+def test_a_name_too_long_for_the_hand_written_sentence_alone_is_refused_before_any_image_is_encoded(
+    dataset: Dataset, backbone: Any
+) -> None:
+    cache = MemoryFeatureCache()
+    room = backbone.context_length - 2 - 1  # start, end, and the one vector of the context
+    config = QUICK | {"method_config": {"n_ctx": 1}, "class_names": {"red": " ".join(["word"] * (room - 1))}}
+    with pytest.raises(PromptLengthError, match="'red'"):
+        tune(dataset, config, backbone=backbone, cache=cache)
+    assert cache.nbytes == 0
+
+
+def test_settings_of_steps_are_said_to_do_nothing_where_there_are_none(dataset: Dataset, backbone: Any) -> None:
+    result = tune(dataset, {"method": "linear_probe", "epochs": 5, "lr": 0.1, "views": 1}, backbone=backbone)
+    assert "epochs, lr have no effect: method 'linear_probe' is not tuned in steps." in result.warnings

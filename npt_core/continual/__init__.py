@@ -1,0 +1,3 @@
+"""Going on from a model: its settings, its old images, what keeps its classes, and how well they were kept."""
+
+from __future__ import annotations
