@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import redis
 
 from worker.control import JobControl
+from worker.features import NotedCache
+from worker.jobfiles import RESULTS
 from worker.records import JobProgress, JobSpec
 from worker.service import Services
 
@@ -33,6 +35,8 @@ class JobContext:
     last: JobProgress | None = None
     _told: float = field(default=-1e9, repr=False)
     _phase: str = ""
+    _phase_began: float = 0.0
+    _seconds: dict[str, float] = field(default_factory=dict, repr=False)
     _geometries: int = 0
 
     def progress(self, progress: Progress) -> None:
@@ -46,6 +50,9 @@ class JobContext:
         now = time.monotonic()
         fresh_phase = self.last.phase != self._phase
         if fresh_phase or now - self._told >= 1 / self.services.settings.progress_per_s:
+            if fresh_phase:
+                self._seconds = self.phases
+                self._phase_began = now
             self._told, self._phase = now, self.last.phase
             self.services.events.publish(self.spec.id, "progress", self.last.model_dump(mode="json"))
         if geometry is not None and self._geometries < GEOMETRY_EVENTS:
@@ -59,6 +66,27 @@ class JobContext:
             self.services.leases.mark(self.spec.id, self.fence)
         except redis.RedisError:
             return  # worth a charge at most
+
+    @property
+    def features(self) -> NotedCache:
+        """The store's cache of image features, for this job."""
+        return NotedCache(self.services.features(), self.mark, self.services.tally.add)
+
+    @property
+    def phases(self) -> dict[str, float]:
+        """Seconds of each phase so far, as it was told."""
+        now = time.monotonic()
+        found = dict(self._seconds)
+        if self._phase:
+            found[self._phase] = found.get(self._phase, 0.0) + now - self._phase_began
+        return {phase: round(seconds, 3) for phase, seconds in found.items()}
+
+    @property
+    def results(self) -> Path:
+        """A folder for files that the job's user can read; they are kept with the job if this attempt wins."""
+        folder = self.folder / RESULTS
+        folder.mkdir(exist_ok=True)
+        return folder
 
     @property
     def checkpoints(self) -> Checkpoints:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from contextvars import copy_context
 
 import redis
 import structlog
@@ -79,7 +80,9 @@ class Pulse:
         self._renewed = time.monotonic()
         self._parent = os.getppid()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name=f"pulse {job_id}", daemon=True)
+        self._thread = threading.Thread(
+            target=copy_context().run, args=(self._loop,), name=f"pulse {job_id}", daemon=True
+        )
 
     def __enter__(self) -> Pulse:
         self._thread.start()
@@ -96,9 +99,9 @@ class Pulse:
             try:
                 self.listen()
             except redis.RedisError as error:  # go on: whoever commits first decides, lease or not
-                log.debug("pulse lost", job=self._job_id, error=str(error))
+                log.debug("pulse lost", error=str(error))
             except Exception:
-                log.exception("pulse failed", job=self._job_id)
+                log.exception("pulse failed")
 
     def listen(self) -> None:
         """Ask the folder and Redis once."""

@@ -1,40 +1,52 @@
-"""Data sets by content: one blob, the core's manifest, and a small record that is written last and makes it visible."""
+"""Data sets by content: zips, the core's manifest, and a small record that is written last and makes it visible."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from worker.errors import ConflictError, CorruptRecordError, NotFoundError, WorkerError
+from worker.archives import LOCK, Archives
+from worker.audits import KIND, Audits
+from worker.errors import ConflictError, CorruptRecordError, JobFinishedError, NotFoundError, WorkerError
 from worker.ids import DATASET_ID_PATTERN, check_dataset_id
 from worker.jobfiles import read_record
 from worker.jobs import JobStore
 from worker.models import ModelRepository
-from worker.records import DatasetRecord, Page, ProblemItem, utcnow
+from worker.records import AuditRecord, DatasetRecord, Page, ProblemItem, utcnow
 from worker.settings import WorkerSettings
+from worker.shelf import DatasetShelf
 from worker.store.base import Store
 
 if TYPE_CHECKING:
     from npt_core.data.checks import Limits
     from npt_core.data.dataset import Dataset
+    from npt_core.data.edit import Edit, Edited
+    from npt_core.data.ingest import Sample
     from npt_core.tuning.control import Control
 
 log = structlog.get_logger(__name__)
 
-RECORD, MANIFEST, BLOB = "dataset.json", "manifest.json", "data.zip"
+RECORD, MANIFEST, CHANGE = "dataset.json", "manifest.json", "change.json"
 
 
 class DatasetRepository:
     """Stored data sets."""
 
-    def __init__(self, store: Store, jobs: JobStore, models: ModelRepository, settings: WorkerSettings) -> None:
+    def __init__(
+        self, store: Store, jobs: JobStore, models: ModelRepository, shelf: DatasetShelf, settings: WorkerSettings
+    ) -> None:
         self._store = store
         self._jobs = jobs
         self._models = models
+        self._shelf = shelf
         self._settings = settings
+        self._archives = Archives(store)
+        self.audits = Audits(store, jobs)
 
     def limits(self) -> Limits:
         """What an archive may be on this server."""
@@ -65,45 +77,112 @@ class DatasetRepository:
         try:
             return self._add(part, filename, control)
         finally:
-            part.unlink(missing_ok=True)
+            self._store.discard(part)
 
     def _add(self, part: Path, filename: str | None, control: Control | None) -> tuple[DatasetRecord, bool]:
-        from npt_core.data.audit import audit_structure
         from npt_core.data.dataset import Dataset
 
-        size = part.stat().st_size
         with Dataset.from_archive(part, limits=self.limits(), control=control) as dataset:
-            record = DatasetRecord(
-                id=dataset.id,
-                created_at=utcnow(),
-                filename=filename[:255] if filename else None,
-                size=size,
-                images=len(dataset),
-                labels=dataset.labels,
-                counts={split: dict(counts) for split, counts in dataset.counts.items()},
-                skipped=dict(dataset.skipped),
-                faults=tuple(ProblemItem(path=fault.path, message=fault.message) for fault in dataset.faults),
-                audit={
-                    "status": "structure",
-                    "findings": [finding.to_dict() for finding in audit_structure(dataset)],
-                },
-            )
-            manifest = json.dumps(dataset.to_manifest(), separators=(",", ":")).encode()
+            record = _described(dataset, filename)
+            manifest = _as_json(dataset.to_manifest())
+        key = self._archives.ready(part)
+
+        def archives() -> tuple[str, ...]:
+            self._archives.put(key, part)
+            return (key,)
+
+        return self._keep(record, {MANIFEST: manifest}, archives)
+
+    def edit(
+        self,
+        dataset_id: str,
+        edit: Edit,
+        part: Path | None = None,
+        filename: str | None = None,
+        *,
+        control: Control | None = None,
+    ) -> tuple[DatasetRecord, bool]:
+        """Make a new data set from a stored one, which stays; `part`, pictures to add, is gone afterwards.
+
+        Returns:
+            The record, and False where the same pictures were there already under their id.
+
+        Raises:
+            NotFoundError: no such data set.
+            EditError: the edit cannot be made; every fault is listed.
+            ArchiveError, DatasetError: as `add` raises them.
+            ConflictError: the data set was replaced while it was edited.
+            StoreFullError: no room.
+        """
+        from npt_core.data.edit import Additions, edit_dataset
+
+        try:
+            parent_record = self._stored(dataset_id)
+            with self._open(parent_record) as parent:
+                additions = Additions.from_archive(part, limits=self.limits(), control=control) if part else None
+                try:
+                    made = edit_dataset(parent, edit, additions, limits=self.limits())
+                finally:
+                    if additions is not None:
+                        additions.close()
+            return self._keep_edited(parent_record, made, part, filename)
+        finally:
+            if part is not None:
+                self._store.discard(part)
+
+    def _keep_edited(
+        self, parent: DatasetRecord, made: Edited, part: Path | None, filename: str | None
+    ) -> tuple[DatasetRecord, bool]:
+        record = _described(made.dataset, filename)
+        record = record.model_copy(update={"parent": parent.id, "change": made.change.counts})
+        files = {MANIFEST: _as_json(made.dataset.to_manifest()), CHANGE: _as_json(made.change.to_dict())}
+        added = self._archives.ready(part) if part is not None and len(parent.archives) in made.archives else None
+
+        def archives() -> tuple[str, ...]:
+            known = self._stored(parent.id).archives
+            if known != parent.archives:
+                raise ConflictError("The data set was deleted and sent again meanwhile; try again.")
+            keys = [known[number] for number in made.archives if number < len(known)]
+            if part is not None and added is not None:
+                self._archives.put(added, part)
+                keys.append(added)
+            return tuple(keys)
+
+        return self._keep(record, files, archives)
+
+    def _keep(
+        self, record: DatasetRecord, files: dict[str, bytes], archives: Callable[[], tuple[str, ...]]
+    ) -> tuple[DatasetRecord, bool]:
+        """Store a data set, its record last, unless its pictures are known; False then."""
         folder = f"datasets/{record.id}"
-        with self._store.lock("datasets"):
+        with self._store.lock(LOCK):
             if self._store.exists(f"{folder}/{RECORD}"):
                 # The pictures are known; what this archive had besides them is not.
+                self._store.touch(f"{folder}/{RECORD}")
                 known = self.get(record.id)
-                faults = (*record.faults, *self._other_words(folder, manifest))
+                faults = (*record.faults, *self._other_words(folder, files[MANIFEST]))
                 return known.model_copy(update={"faults": faults, "skipped": record.skipped}), False
+            keys: tuple[str, ...] = ()
             try:
-                self._store.put_file(f"{folder}/{BLOB}", part)
-                self._store.put(f"{folder}/{MANIFEST}", manifest)
+                keys = archives()
+                size = sum(self._store.path(key).stat().st_size for key in keys)
+                record = record.model_copy(update={"archives": keys, "size": size})
+                for name, data in files.items():
+                    self._store.put(f"{folder}/{name}", data)
                 self._store.put(f"{folder}/{RECORD}", record.to_json())
+                self._shelf.put(record)
             except BaseException:
-                self._store.delete(folder)  # an archive without a record is seen by nobody and would stay for ever
+                self._store.delete(folder)  # a folder without a record is seen by nobody and would stay for ever
+                self._archives.drop_unused(keys)
                 raise
-        log.info("data set stored", dataset=record.id, images=record.images, classes=len(record.labels), bytes=size)
+        log.info(
+            "data set stored",
+            dataset=record.id,
+            parent=record.parent,
+            images=record.images,
+            classes=len(record.labels),
+            bytes=record.size,
+        )
         return record, True
 
     def _other_words(self, folder: str, manifest: bytes) -> tuple[ProblemItem, ...]:
@@ -124,28 +203,89 @@ class DatasetRepository:
 
     def get(self, dataset_id: str) -> DatasetRecord:
         """Raises NotFoundError."""
+        return self._audited(self._stored(dataset_id))
+
+    def exists(self, dataset_id: str) -> bool:
+        """Whether there is such a data set."""
+        return self._store.exists(f"datasets/{check_dataset_id(dataset_id)}/{RECORD}")
+
+    def _stored(self, dataset_id: str) -> DatasetRecord:
         check_dataset_id(dataset_id)
         try:
             return read_record(self._store, f"datasets/{dataset_id}/{RECORD}", DatasetRecord)
         except NotFoundError:
             raise NotFoundError(f"There is no data set with the id {dataset_id!r}.") from None
 
+    def _audited(self, record: DatasetRecord) -> DatasetRecord:
+        return record.model_copy(update={"audit": self.audits.read(record.id, record.audit.findings)})
+
+    def images(
+        self, dataset_id: str, *, label: str | None = None, split: str | None = None, start: int = 0, limit: int = 100
+    ) -> Page[Sample]:
+        """The images of a data set in its own order, `start` of those asked for left out.
+
+        Raises:
+            NotFoundError: no such data set.
+        """
+        with self.open(dataset_id) as dataset:
+            found = [
+                sample
+                for sample in dataset.samples
+                if (label is None or sample.label == label) and (split is None or sample.split == split)
+            ]
+        rest = found[start : start + limit]
+        return Page(items=rest, next_cursor=str(start + limit) if start + limit < len(found) else None)
+
+    def change(self, dataset_id: str) -> dict[str, Any]:
+        """What the edit that made a data set did, picture by picture.
+
+        Raises:
+            NotFoundError: no such data set, or one that was uploaded whole.
+        """
+        record = self._stored(dataset_id)
+        if record.parent is None:
+            raise NotFoundError(f"The data set {dataset_id} was uploaded whole; no edit made it.")
+        try:
+            change: dict[str, Any] = json.loads(self._store.get(f"datasets/{dataset_id}/{CHANGE}"))
+        except ValueError as error:
+            raise CorruptRecordError(f"The change that made the data set {dataset_id} cannot be read.") from error
+        return {"parent": record.parent, **change}
+
     def list(self, *, limit: int = 50, cursor: str | None = None) -> Page[DatasetRecord]:
         """Newest first. `cursor` is the id of the last data set of the page before."""
+        records: list[DatasetRecord] = []
+        after = cursor
+        while len(records) <= limit:
+            ids = self._shelf.newest(after, limit + 1)
+            if ids is None:
+                records = [*self._by_age(cursor)]
+                break
+            records += self._readable(ids)
+            if len(ids) <= limit:
+                break
+            after = ids[-1]
+        page = [self._audited(record) for record in records[:limit]]
+        return Page(items=page, next_cursor=page[-1].id if len(records) > limit else None)
+
+    def _by_age(self, cursor: str | None) -> Sequence[DatasetRecord]:
+        """All of them that are older than the cursor, from the store alone."""
+        names = (name for name in self._store.names("datasets") if DATASET_ID_PATTERN.fullmatch(name))
+        records = sorted(self._readable(names), key=lambda record: (record.created_at, record.id), reverse=True)
+        if cursor is None:
+            return records
+        last = self._stored(cursor)
+        return [record for record in records if (record.created_at, record.id) < (last.created_at, last.id)]
+
+    def _readable(self, ids: Iterable[str]) -> Sequence[DatasetRecord]:
         records = []
-        for name in self._store.names("datasets"):
+        for dataset_id in ids:
             try:
-                if DATASET_ID_PATTERN.fullmatch(name):
-                    records.append(self.get(name))
+                records.append(self._stored(dataset_id))
             except NotFoundError:
                 continue
             except WorkerError as error:
-                log.error("data set left out of a listing", dataset=name, error=error.message)
-        records.sort(key=lambda record: (record.created_at, record.id), reverse=True)
-        if cursor is not None:
-            last = self.get(cursor)
-            records = [record for record in records if (record.created_at, record.id) < (last.created_at, last.id)]
-        return Page(items=records[:limit], next_cursor=records[limit - 1].id if len(records) > limit else None)
+                log.error("data set left out of a listing", dataset=dataset_id, error=error.message)
+        return records
 
     def open(self, dataset_id: str) -> Dataset:
         """The data set itself, to read pictures from; close it afterwards.
@@ -154,33 +294,85 @@ class DatasetRepository:
             NotFoundError: no such data set.
             CorruptRecordError: its manifest cannot be read.
         """
+        return self._open(self._stored(dataset_id))
+
+    def _open(self, record: DatasetRecord) -> Dataset:
         from npt_core.data.dataset import Dataset
         from npt_core.errors import DatasetError
 
-        self.get(dataset_id)
-        folder = f"datasets/{dataset_id}"
         try:
-            manifest = json.loads(self._store.get(f"{folder}/{MANIFEST}"))
-            return Dataset.from_manifest(manifest, self._store.path(f"{folder}/{BLOB}"))
+            manifest = json.loads(self._store.get(f"datasets/{record.id}/{MANIFEST}"))
+            return Dataset.from_manifest(manifest, *map(self._store.path, record.archives))
         except (ValueError, DatasetError) as error:
             raise CorruptRecordError(
-                f"The manifest of the data set {dataset_id} cannot be read; delete the data set and send it again."
+                f"The manifest of the data set {record.id} cannot be read; delete the data set and send it again."
             ) from error
 
+    def last_use(self, record: DatasetRecord) -> datetime:
+        """When it was last sent, or a job last started on it."""
+        return max(record.created_at, self._store.touched(f"datasets/{record.id}/{RECORD}"))
+
+    def expire(self, dataset_id: str, before: datetime) -> bool:
+        """Remove a data set that nothing needs and nobody used since; False where that is not so. Its zips stay.
+
+        Raises:
+            NotFoundError: no such data set.
+        """
+        with self._store.lock(LOCK):
+            record = self._stored(dataset_id)
+            needed = self._jobs.uses(dataset_id) or self._models.uses(dataset_id)
+            if needed or self.last_use(record) >= before:
+                return False
+            self._store.delete(f"datasets/{dataset_id}")
+            self._shelf.drop(dataset_id)
+        log.info("data set expired", dataset=dataset_id)
+        return True
+
     def delete(self, dataset_id: str) -> None:
-        """Remove a data set.
+        """Remove a data set, and the zips that no other data set reads from. An audit of it is cancelled.
+
+        Data sets that were made from it stay as they are: they hold on to the zips they need.
 
         Raises:
             NotFoundError: no such data set.
             ConflictError: an unfinished job or a model needs it.
         """
-        with self._store.lock("datasets"):
-            self.get(dataset_id)
-            job = self._jobs.uses(dataset_id)
+        with self._store.lock(LOCK):
+            record = self.get(dataset_id)
+            job = self._jobs.uses(dataset_id, besides=KIND)
             if job is not None:
                 raise ConflictError(f"The data set is needed by the job {job}; cancel it or wait for its end.")
             model = self._models.uses(dataset_id)
             if model is not None:
                 raise ConflictError(f"The data set is needed by the model {model}; delete that first.")
             self._store.delete(f"datasets/{dataset_id}")
+            self._shelf.drop(dataset_id)
+            self._archives.drop_unused(record.archives)
         log.info("data set deleted", dataset=dataset_id)
+        if record.audit.status.under_way and record.audit.job_id is not None:
+            try:
+                self._jobs.cancel(record.audit.job_id)
+            except (JobFinishedError, NotFoundError):
+                return  # it was quicker
+
+
+def _described(dataset: Dataset, filename: str | None) -> DatasetRecord:
+    from npt_core.data.audit import audit_structure
+
+    findings = tuple(finding.to_dict() for finding in audit_structure(dataset))
+    return DatasetRecord(
+        id=dataset.id,
+        created_at=utcnow(),
+        filename=filename[:255] if filename else None,
+        size=0,
+        images=len(dataset),
+        labels=dataset.labels,
+        counts={split: dict(counts) for split, counts in dataset.counts.items()},
+        skipped=dict(dataset.skipped),
+        faults=tuple(ProblemItem(path=fault.path, message=fault.message) for fault in dataset.faults),
+        audit=AuditRecord(findings=findings),
+    )
+
+
+def _as_json(data: dict[str, Any]) -> bytes:
+    return json.dumps(data, separators=(",", ":")).encode()

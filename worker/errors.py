@@ -3,10 +3,12 @@
 NPTError
 └── WorkerError
     ├── NotFoundError              no job, data set, model or stored object of that id
+    ├── GoneError                  it was there, and was removed
     ├── ConflictError              the thing is in a state, or a use, that forbids this
     │   ├── IdempotencyInFlight    the same key is being worked on right now
     │   └── JobFinishedError       a terminal job cannot change any more
     ├── IdempotencyMismatch        the same key came with another request
+    ├── FeedbackError              labels that cannot be kept
     ├── StoreFullError             not enough room on the data volume
     ├── CorruptRecordError         a stored record cannot be read
     └── BrokerUnavailableError     Redis does not answer
@@ -27,6 +29,12 @@ class NotFoundError(WorkerError):
     """No such thing."""
 
     code = "not-found"
+
+
+class GoneError(WorkerError):
+    """It was there, and was removed."""
+
+    code = "gone"
 
 
 class ConflictError(WorkerError):
@@ -51,6 +59,12 @@ class IdempotencyMismatch(WorkerError):  # noqa: N818
     """The same idempotency key came with another request."""
 
     code = "idempotency-mismatch"
+
+
+class FeedbackError(WorkerError):
+    """Labels that cannot be kept."""
+
+    code = "invalid-feedback"
 
 
 class StoreFullError(WorkerError):

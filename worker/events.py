@@ -93,6 +93,7 @@ class Events:
         listener = _Listener()
         tailer = self._join(job_id, listener)
         try:
+            await tailer.started.wait()  # what comes after the looks below is handed out: nothing falls between
             if last_id is None:
                 at = await tailer.last_id()
                 record = await asyncio.to_thread(self._jobs.get, job_id)
@@ -170,6 +171,7 @@ class _Tailer:
 
     def __init__(self, job_id: str, client: redis.asyncio.Redis, key: str, jobs: Records) -> None:
         self.listeners: list[_Listener] = []
+        self.started = asyncio.Event()
         self._job_id = job_id
         self._redis = client
         self._key = key
@@ -190,8 +192,8 @@ class _Tailer:
         try:
             missed = await self._redis.xrange(self._key, min=f"({last_id}")
             return [_event(*entry) for entry in cast("list[tuple[str, dict[str, str]]]", missed or [])]
-        except redis.RedisError:
-            return []  # an id that cannot be one, or no Redis: go on from here
+        except (redis.RedisError, ValueError):
+            return []  # an id that cannot be one, an entry that cannot be read, or no Redis: go on from here
 
     async def stop(self) -> None:
         self._stopped = True
@@ -201,21 +203,21 @@ class _Tailer:
 
     async def _read(self) -> None:
         at = await self.last_id()
+        self.started.set()
         while not self._stopped:
             try:
                 found = await self._redis.xread({self._key: at or "0-0"}, count=200, block=BLOCK_MS)
-            except redis.RedisError as error:
+                events = [_event(*entry) for entry in _entries(found)]
+            except (redis.RedisError, OSError, ValueError) as error:  # whatever it is, the listeners wait for the end
                 log.debug("stream not readable", job=self._job_id, error=str(error))
                 await asyncio.sleep(RETRY_S)
-                found = None
-            entries = _entries(found)
-            for entry_id, fields in entries:
-                event = _event(entry_id, fields)
+                events = []
+            for event in events:
                 self._hand_out(event)
-                at = entry_id
+                at = event["id"]
                 if event["event"] == "end":
                     return
-            if not entries and await self._ended():
+            if not events and await self._ended():
                 return
 
     async def _ended(self) -> bool:

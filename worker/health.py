@@ -10,7 +10,7 @@ import redis
 from npt_core.errors import NPTError
 from worker.identity import alive
 from worker.keys import Keys
-from worker.queue import WORKER_SEEN_MS
+from worker.lease import WORKER_SEEN_MS
 from worker.redis_url import RedisAddress
 from worker.settings import WorkerSettings
 

@@ -10,6 +10,8 @@ import re
 import secrets
 import threading
 import time
+from collections.abc import Iterator
+from typing import Any
 
 from worker.errors import NotFoundError
 
@@ -52,3 +54,15 @@ def check_dataset_id(value: str) -> str:
     if not DATASET_ID_PATTERN.fullmatch(value):
         raise NotFoundError(f"There is no data set with the id {value[:80]!r}.")
     return value
+
+
+def ids_in(value: Any, kind: str) -> Iterator[str]:
+    """Every id of that kind among the values of a job's config, however deep: `parent`, a list of models."""
+    if isinstance(value, dict):
+        for entry in value.values():
+            yield from ids_in(entry, kind)
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            yield from ids_in(entry, kind)
+    elif isinstance(value, str) and value.startswith(f"{kind}_") and ID_PATTERN.fullmatch(value):
+        yield value

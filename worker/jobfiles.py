@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from bisect import bisect_left
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +20,11 @@ from worker.store.base import Store
 log = structlog.get_logger(__name__)
 
 R = TypeVar("R", bound=Record)
+
+INPUT = "input.zip"
+PARTS = "parts"
+RESULTS = "results"
+"""Folder of what a job made for its user to read; in the attempt's folder first, then in the job's."""
 
 
 def read_record(store: Store, key: str, kind: type[R]) -> R:
@@ -45,8 +51,24 @@ class JobFiles:
 
     # -- the request
 
-    def put_spec(self, spec: JobSpec) -> bool:
-        return self.store.put(f"jobs/{spec.id}/job.json", spec.to_json(), create_only=True)
+    def put_spec(self, spec: JobSpec, archive: Path | None = None) -> bool:
+        """Write a request down; False where one of that id exists. `archive` is moved to it, in the same instant."""
+        if archive is None:
+            return self.store.put(f"jobs/{spec.id}/job.json", spec.to_json(), create_only=True)
+        staged = f"uploads/{spec.id}"  # swept with the uploads, should this process die here
+        try:
+            self.store.put_file(f"{staged}/{INPUT}", archive)
+            self.store.put(f"{staged}/job.json", spec.to_json())
+            return self.store.move(staged, f"jobs/{spec.id}")
+        finally:
+            self.store.delete(staged)
+
+    def input(self, job_id: str) -> Path:
+        """The archive that came with the request. Raises NotFoundError where there is none, or none any more."""
+        key = f"jobs/{check_id(job_id, 'job')}/{INPUT}"
+        if not self.store.exists(key):
+            raise NotFoundError(f"The archive of the job {job_id} is not there any more; send it again.")
+        return self.store.path(key)
 
     def spec(self, job_id: str) -> JobSpec:
         """What was asked. Raises NotFoundError."""
@@ -59,11 +81,16 @@ class JobFiles:
     def exists(self, job_id: str) -> bool:
         return self.store.exists(f"jobs/{check_id(job_id, 'job')}/job.json")
 
-    def ids(self) -> Iterator[str]:
-        """Every job, newest first: ids sort by age."""
-        for name in reversed(self.store.names("jobs")):
-            if ID_PATTERN.fullmatch(name):
-                yield name
+    def has_folder(self, job_id: str) -> bool:
+        """Whether there is anything of a job, be it half made."""
+        return self.store.exists(f"jobs/{check_id(job_id, 'job')}")
+
+    def ids(self, *, below: str | None = None) -> Iterator[str]:
+        """Every job, newest first: ids sort by age. `below`: only those older than that id."""
+        names = self.store.names("jobs")
+        for number in reversed(range(len(names) if below is None else bisect_left(names, below))):
+            if ID_PATTERN.fullmatch(names[number]):
+                yield names[number]
 
     # -- attempts
 
@@ -98,6 +125,25 @@ class JobFiles:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    # -- results
+
+    def keep_results(self, job_id: str, fence: int) -> None:
+        """Move what the winning attempt made for its user out of its folder; done again, it does nothing."""
+        made = f"{self.attempt_key(job_id, fence)}/{RESULTS}"
+        if self.store.exists(made):  # a move makes the folder it goes into: of a job that was just removed, too
+            self.store.move(made, f"jobs/{job_id}/{RESULTS}")
+
+    def result(self, job_id: str, name: str) -> Path:
+        """A result file of a job that succeeded.
+
+        Raises:
+            NotFoundError: it made none of that name.
+        """
+        key = f"jobs/{check_id(job_id, 'job')}/{RESULTS}/{name}"
+        if not self.store.exists(key):
+            raise NotFoundError(f"The job {job_id} has no {name}.")
+        return self.store.path(key)
+
     # -- cancel and end
 
     def ask_cancel(self, job_id: str) -> None:
@@ -107,8 +153,8 @@ class JobFiles:
         return self.store.exists(f"jobs/{job_id}/cancel.json")
 
     def put_end(self, job_id: str, end: JobEnd) -> bool:
-        """Decide how the job ended; False where somebody has decided already."""
-        return self.store.put(f"jobs/{job_id}/end.json", end.to_json(), create_only=True)
+        """Decide how the job ended; False where somebody has decided already, or there is no such job any more."""
+        return self.exists(job_id) and self.store.put(f"jobs/{job_id}/end.json", end.to_json(), create_only=True)
 
     def end(self, job_id: str) -> JobEnd | None:
         try:
@@ -120,8 +166,9 @@ class JobFiles:
         return self.store.exists(f"jobs/{job_id}/end.json")
 
     def tidy(self, job_id: str) -> None:
-        """Reclaim what an ended job needs no more: checkpoints, and what its attempts made besides their records."""
-        self.store.delete(f"jobs/{job_id}/checkpoint")
+        """Reclaim what an ended job needs no more: its archive, checkpoints, parts, and what its attempts made."""
+        for name in ("checkpoint", PARTS, INPUT):
+            self.store.delete(f"jobs/{job_id}/{name}")
         for fence in self.fences(job_id):
             shutil.rmtree(self.store.path(self.attempt_key(job_id, fence)), ignore_errors=True)
 

@@ -1,78 +1,39 @@
-"""Jobs as everybody else sees them: create, read, list, cancel, end. The folder decides, Redis makes it quick."""
+"""What happens to a job from the request to the end: create, cancel, end, remove. The folder decides."""
 
 from __future__ import annotations
 
-import hashlib
-import time
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any, cast
+from pathlib import Path
+from typing import Any
 
 import redis
 import structlog
-from pydantic import ValidationError
 
 from npt_core.errors import NPTError
-from worker.errors import (
-    CorruptRecordError,
-    IdempotencyInFlight,
-    IdempotencyMismatch,
-    JobFinishedError,
-    NotFoundError,
-    WorkerError,
-)
-from worker.ids import check_dataset_id, check_id, new_id
-from worker.jobfiles import JobFiles, read_record
+from worker import tally
+from worker.claims import Claims
+from worker.errors import CorruptRecordError, JobFinishedError, NotFoundError, WorkerError
+from worker.ids import check_dataset_id, ids_in, new_id
+from worker.jobreader import JobReader
 from worker.keys import Keys
 from worker.lease import LeaseScripts
+from worker.logs import about_job, bound_request
+from worker.models import LOCK as MODELS
 from worker.models import ModelRepository
-from worker.records import (
-    TERMINAL,
-    TRANSITIONS,
-    JobEnd,
-    JobProgress,
-    JobRecord,
-    JobSpec,
-    JobStatus,
-    Page,
-    Problem,
-    ProblemItem,
-    Record,
-    utcnow,
-)
+from worker.records import JobEnd, JobRecord, JobSpec, JobStatus, Problem, utcnow
+from worker.redis_memory import RedisMemory
 from worker.settings import WorkerSettings
 from worker.store.base import Store
 
-__all__ = [
-    "TERMINAL",
-    "TRANSITIONS",
-    "JobEnd",
-    "JobProgress",
-    "JobRecord",
-    "JobSpec",
-    "JobStatus",
-    "JobStore",
-    "Page",
-    "Problem",
-    "ProblemItem",
-]
-
 log = structlog.get_logger(__name__)
 
-IN_FLIGHT_S = 60.0
-"""A key whose job was never written belongs to a request that died, after this long."""
+WITHOUT_FILES = frozenset({"audit"})
+"""Kinds of job that keep a few records and nothing else: a full store has room for them."""
 
 
-class IdempotencyClaim(Record):
-    """Who first came with a key: `idempotency/<hash of the key>.json`, created once."""
-
-    fingerprint: str | None
-    job_id: str
-    created_at: datetime
-
-
-class JobStore:
-    """Job records."""
+class JobStore(JobReader):
+    """Job records, to read and to write."""
 
     def __init__(
         self,
@@ -81,15 +42,13 @@ class JobStore:
         keys: Keys,
         leases: LeaseScripts,
         models: ModelRepository,
+        memory: RedisMemory,
         settings: WorkerSettings,
     ) -> None:
-        self.files = JobFiles(store)
+        super().__init__(store, client, keys, leases, models, memory)
         self._store = store
-        self._redis = client
-        self._keys = keys
-        self._leases = leases
-        self._models = models
         self._settings = settings
+        self.claims = Claims(store, self.files, settings.idempotency_ttl_s)
         self.announce: Callable[[str, str, dict[str, Any]], None] = lambda job_id, event, data: None
 
     # -- creating
@@ -105,11 +64,14 @@ class JobStore:
         idempotency_key: str | None = None,
         fingerprint: str | None = None,
         warnings: Sequence[str] = (),
+        archive: Path | None = None,
     ) -> tuple[JobSpec, bool]:
         """Write a new job durably, or find the one the same request made before (False).
 
+        `archive` goes with a new job, and is gone when that has ended; else it stays where it is.
+
         Raises:
-            NotFoundError: no such data set.
+            NotFoundError: no such data set, or no such model as the config names.
             IdempotencyMismatch: the key came with another fingerprint before.
             IdempotencyInFlight: the first request with this key has not written its job yet.
         """
@@ -122,177 +84,62 @@ class JobStore:
             config=dict(config),
             owner=owner,
             queue=self._settings.queue,
+            request=bound_request(),
             warnings=tuple(warnings),
         )
         if idempotency_key is not None:
-            earlier = self._claim_key(f"{owner or ''}\0{idempotency_key}", fingerprint, spec.id)
+            earlier = self.claims.take(_claimed(owner, idempotency_key), fingerprint, spec.id)
             if earlier is not None:
                 if self.files.exists(earlier):
                     return self.files.spec(earlier), False
                 spec = spec.model_copy(update={"id": earlier})  # its request died between the key and the job
         try:
-            created = self._put_spec(spec, dataset_id)
+            created = self._put_spec(spec, dataset_id, archive)
         except NPTError:
             if idempotency_key is not None and not self.files.exists(spec.id):
-                self._store.delete(_claim_place(f"{owner or ''}\0{idempotency_key}"))  # a refused request had no effect
+                self.claims.drop(_claimed(owner, idempotency_key))
             raise
         return (spec, True) if created else (self.files.spec(spec.id), False)
 
-    def _put_spec(self, spec: JobSpec, dataset_id: str | None) -> bool:
-        with self._store.lock("datasets"):  # a data set cannot go between the look and the job that needs it
-            if dataset_id is not None and not self._store.exists(
-                f"datasets/{check_dataset_id(dataset_id)}/dataset.json"
-            ):
-                raise NotFoundError(f"There is no data set with the id {dataset_id!r}.")
-            return self.files.put_spec(spec)
-
-    def _claim_key(self, key: str, fingerprint: str | None, job_id: str) -> str | None:
-        """None where the key is new and now stands for `job_id`; else the job it stands for."""
-        where = _claim_place(key)
-        claim = IdempotencyClaim(fingerprint=fingerprint, job_id=job_id, created_at=utcnow())
-        if self._store.put(where, claim.to_json(), create_only=True):
-            return None
-        try:
-            found = read_record(self._store, where, IdempotencyClaim)
-        except NotFoundError:  # swept away just now
-            return self._claim_key_again(where, claim)
-        if (utcnow() - found.created_at).total_seconds() > self._settings.idempotency_ttl_s:
-            self._store.delete(where)
-            return self._claim_key_again(where, claim)
-        if found.fingerprint != fingerprint:
-            raise IdempotencyMismatch(
-                "This Idempotency-Key came with another request before; use a new key, or repeat that request exactly."
-            )
-        if not self.files.exists(found.job_id) and (utcnow() - found.created_at).total_seconds() < IN_FLIGHT_S:
-            raise IdempotencyInFlight(
-                "The first request with this Idempotency-Key is still being worked on; try again soon."
-            )
-        return found.job_id
-
-    def _claim_key_again(self, where: str, claim: IdempotencyClaim) -> str | None:
-        if self._store.put(where, claim.to_json(), create_only=True):
-            return None
-        raise IdempotencyInFlight("Another request with this Idempotency-Key came at the same moment; try again soon.")
-
-    # -- reading
-
-    def get(self, job_id: str) -> JobRecord:
-        """Everything known about a job now. Redis adds the moment; without it the folder still answers.
+    def replayed(self, owner: str | None, idempotency_key: str, fingerprint: str | None) -> JobRecord | None:
+        """The job that the same request made before, if it did, whatever has become of what that needed.
 
         Raises:
-            NotFoundError: no such job.
+            IdempotencyMismatch: the key came with another fingerprint before.
         """
-        return self._record(self.files.spec(job_id))
+        earlier = self.claims.find(_claimed(owner, idempotency_key), fingerprint)
+        return self.get(earlier) if earlier is not None else None
 
-    def _record(self, spec: JobSpec) -> JobRecord:
-        base = spec.model_dump(exclude={"queue"})
-        end = self.files.end(spec.id)
-        if end is not None:
-            self.carry_out(spec.id, end)
-            facts = base | end.model_dump(exclude={"fence"})
-            facts["warnings"] = tuple(dict.fromkeys((*spec.warnings, *end.warnings)))
-            return JobRecord(**facts, cancel_requested=end.status is JobStatus.CANCELLED)
-        live, position = self._live(spec)
-        fences = self.files.fences(spec.id)
-        status = JobStatus.QUEUED
-        if live.get("status") in ("queued", "running"):
-            status = JobStatus(live["status"])
-        elif fences and self.files.attempt_end(spec.id, fences[-1]) is None:
-            status = JobStatus.RUNNING
-        started = self.files.attempt(spec.id, fences[0]).started_at if fences else None
-        return JobRecord(
-            **base,
-            status=status,
-            started_at=started,
-            progress=read_progress(live.get("progress")),
-            queue_position=position if status is JobStatus.QUEUED else None,
-            cancel_requested=self.files.cancel_asked(spec.id),
-            attempts=len(fences),
-        )
+    def _put_spec(self, spec: JobSpec, dataset_id: str | None, archive: Path | None) -> bool:
+        if archive is not None:
+            self._store.flush(archive)  # with a large one it takes long
+        # Neither a data set nor a model can go between the look and the job that needs it.
+        with self._store.lock("datasets"), self._store.lock(MODELS):
+            if dataset_id is not None and not self._store.touch(
+                f"datasets/{check_dataset_id(dataset_id)}/dataset.json"
+            ):  # a use: it counts its days anew
+                raise NotFoundError(f"There is no data set with the id {dataset_id!r}.")
+            for model_id in ids_in(spec.config, "model"):
+                self._models.get(model_id)
+            if spec.kind not in WITHOUT_FILES:
+                self._store.limit.ensure()
+            return self.files.put_spec(spec, archive)
 
-    def _live(self, spec: JobSpec) -> tuple[dict[str, str], int | None]:
-        try:
-            pipe = self._redis.pipeline(transaction=False)
-            pipe.hgetall(self._keys.job(spec.id))
-            pipe.zrank(self._keys.queue(spec.queue), spec.id)
-            live, rank = pipe.execute()
-        except redis.RedisError:
-            return {}, None
-        return live, rank
+    # -- removing
 
-    def progress(self, job_id: str) -> JobProgress | None:
-        """The last progress of a job that runs."""
-        try:
-            return read_progress(cast("str | None", self._redis.hget(self._keys.job(job_id), "progress")))
-        except redis.RedisError:
-            return None
+    def remove(self, job_id: str) -> bool:
+        """Remove the record and files of an ended job, its model stays; False where it has not ended or is not there.
 
-    def list(self, *, status: JobStatus | None = None, limit: int = 50, cursor: str | None = None) -> Page[JobRecord]:
-        """Newest first. `cursor` is the id of the last job of the page before."""
-        status = JobStatus(status) if status is not None else None
-        if cursor is not None:
-            check_id(cursor, "job")
-        items: list[JobRecord] = []
-        for job_id in self._ids(status, cursor, limit):
-            try:
-                record = self.get(job_id)
-            except WorkerError as error:
-                log.error("job left out of a listing", job=job_id, error=error.message)
-                continue
-            if status is None or record.status is status:
-                items.append(record)
-            if len(items) > limit:
-                break
-        more = len(items) > limit
-        return Page(items=items[:limit], next_cursor=items[limit - 1].id if more else None)
-
-    def _ids(self, status: JobStatus | None, cursor: str | None, limit: int) -> Iterator[str]:
-        if status is not None:
-            try:
-                if self._redis.exists(self._keys.epoch):
-                    yield from self._indexed(status, cursor, limit)
-                    return
-            except redis.RedisError:
-                pass  # the index is gone for now: look at every folder
-        for job_id in self.files.ids():
-            if cursor is None or job_id < cursor:
-                yield job_id
-
-    def _indexed(self, status: JobStatus, cursor: str | None, limit: int) -> Iterator[str]:
-        top = "+" if cursor is None else f"({cursor}"
-        while True:
-            ids = cast(
-                "list[str]",
-                self._redis.zrange(
-                    self._keys.status(status),
-                    cast(Any, top),
-                    cast(Any, "-"),
-                    desc=True,
-                    bylex=True,
-                    offset=0,
-                    num=limit + 1,
-                ),
-            )
-            yield from ids
-            if len(ids) <= limit:
-                return
-            top = f"({ids[-1]}"
-
-    def uses(self, dataset_id: str) -> str | None:
-        """An unfinished job that needs the data set, if there is one."""
-        for job_id in self.unfinished():
-            try:
-                if self.files.spec(job_id).dataset_id == dataset_id:
-                    return job_id
-            except WorkerError as error:  # it cannot run either
-                log.error("job left out of a look for users of a data set", job=job_id, error=error.message)
-        return None
-
-    def unfinished(self) -> Iterator[str]:
-        """Every job that has not ended, oldest first."""
-        for job_id in sorted(self.files.ids()):
-            if not self.files.ended(job_id) and self.files.exists(job_id):
-                yield job_id
+        Raises:
+            CorruptRecordError: how it ended cannot be read.
+        """
+        end = self.files.end(job_id)
+        if end is None:
+            return False
+        self.carry_out(job_id, end)
+        removed = self._store.delete(f"jobs/{job_id}")
+        self._forget(job_id)
+        return removed
 
     # -- ending
 
@@ -353,14 +200,31 @@ class JobStore:
         end = self.files.end(job_id)
         if end is None:
             return
-        self.carry_out(job_id, end)
+        with self.about(job_id):
+            self.carry_out(job_id, end)
+            try:
+                if self._leases.settle(job_id, end.status, self._counts(job_id, end)):
+                    self.announce(job_id, "end", self._last_word(job_id, end))
+                    log.info("job ended", status=end.status.value, attempts=end.attempts)
+            except redis.RedisError as error:
+                log.warning("job ended, Redis does not answer", status=end.status.value, error=str(error))
+            self.files.tidy(job_id)
+
+    def _counts(self, job_id: str, end: JobEnd) -> dict[str, float]:
         try:
-            if self._leases.settle(job_id, end.status):
-                self.announce(job_id, "end", self._last_word(job_id, end))
-                log.info("job ended", job=job_id, status=end.status.value, attempts=end.attempts)
-        except redis.RedisError as error:
-            log.warning("job ended, Redis does not answer", job=job_id, status=end.status.value, error=str(error))
-        self.files.tidy(job_id)
+            return tally.of_job(self.files.spec(job_id), end)
+        except WorkerError:  # what cannot be read has no kind to be counted under
+            return {}
+
+    @contextlib.contextmanager
+    def about(self, job_id: str, attempt: int | None = None) -> Iterator[None]:
+        """Have every line of the log inside name the job, and the request that asked for it where none is at work."""
+        request = bound_request()
+        if request is None:
+            with contextlib.suppress(WorkerError, OSError):
+                request = self.files.spec(job_id).request
+        with about_job(job_id, attempt=attempt, request=request):
+            yield
 
     def _last_word(self, job_id: str, end: JobEnd) -> dict[str, Any]:
         try:
@@ -368,35 +232,10 @@ class JobStore:
         except CorruptRecordError:
             return {"id": job_id, **end.model_dump(mode="json")}
 
-    def carry_out(self, job_id: str, end: JobEnd) -> None:
-        """Finish the move of a model that its winner may have died over."""
-        if end.model_id is not None:
-            self._models.promote(self.files.attempt_key(job_id, end.fence), end.model_id)
 
-
-def read_progress(text: str | None) -> JobProgress | None:
-    """Progress as Redis holds it; None where it is missing or not readable."""
-    if not text:
-        return None
-    try:
-        return JobProgress.model_validate_json(text)
-    except ValidationError:
-        return None
-
-
-def from_ms(milliseconds: float) -> datetime:
-    """A moment of Redis' clock."""
-    return datetime.fromtimestamp(milliseconds / 1000, UTC)
-
-
-def to_ms(moment: datetime | None) -> int:
-    """The same the other way; now where None."""
-    return int((moment.timestamp() if moment else time.time()) * 1000)
+def _claimed(owner: str | None, idempotency_key: str) -> str:
+    return f"{owner or ''}\0{idempotency_key}"
 
 
 def _ended(status: JobStatus) -> str:
     return {JobStatus.SUCCEEDED: "succeeded", JobStatus.FAILED: "failed"}.get(status, "been cancelled")
-
-
-def _claim_place(key: str) -> str:
-    return f"idempotency/{hashlib.sha256(key.encode()).hexdigest()}.json"

@@ -1,7 +1,7 @@
 """Names in Redis. (API keys are the app's business.)
 
-All of it can be made again from the store. The Lua scripts build these names themselves from the prefix, so the service
-wants one Redis, not a Redis Cluster.
+All of it can be made again from the store. The Lua scripts build these names themselves from the prefix, and those of
+the lines in which jobs wait (`worker.turns`), so the service wants one Redis, not a Redis Cluster.
 """
 
 from __future__ import annotations
@@ -37,6 +37,16 @@ class Keys:
         """Sorted set: worker by the millisecond it was last seen."""
         return f"{self.prefix}:workers"
 
+    @property
+    def tally(self) -> str:
+        """Hash: what all workers counted (`worker.tally`)."""
+        return f"{self.prefix}:tally"
+
+    @property
+    def datasets(self) -> str:
+        """Sorted set: id of a data set by when it was stored (`worker.shelf`)."""
+        return f"{self.prefix}:datasets"
+
     def job(self, job_id: str) -> str:
         """Hash: status, lease, fence, charges, progress."""
         return f"{self.prefix}:job:{job_id}"
@@ -44,10 +54,6 @@ class Keys:
     def events(self, job_id: str) -> str:
         """Stream of progress events."""
         return f"{self.prefix}:job:{job_id}:events"
-
-    def queue(self, name: str) -> str:
-        """Sorted set of waiting job ids, all with score 0: ids sort by age."""
-        return f"{self.prefix}:queue:{name}"
 
     def hints(self, name: str) -> str:
         """The Celery queue: a list of messages that say that there may be work."""

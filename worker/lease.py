@@ -11,15 +11,17 @@ if this one dies before the file is written.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal, cast
 
 import redis
 
 from worker.keys import Keys
-from worker.records import JobStatus
+from worker.records import JobSpec, JobStatus
 from worker.settings import WorkerSettings
+from worker.turns import LINES, LOOK, ORDER, RECENT_JOBS, Moment, read_moments
 
 Clock = Callable[[], int]
 """Milliseconds now."""
@@ -27,7 +29,7 @@ Clock = Callable[[], int]
 Verdict = Literal["queued", "poison", "cancelled", "alive", "gone"]
 """What became of a job whose worker may be dead."""
 
-PRELUDE = """
+BASICS = """
 local P = ARGV[1]
 local now = tonumber(ARGV[2])
 if not now then
@@ -44,7 +46,9 @@ local function move(id, status)
   redis.call('ZADD', P .. ':status:' .. status, 0, id)
   redis.call('HSET', key(id), 'status', status)
 end
-local function queue_of(id) return P .. ':queue:' .. (get(id, 'queue') or 'default') end
+"""
+
+LEASING = """
 local function lease(id, ends)
   redis.call('HSET', key(id), 'lease_until', ends)
   redis.call('ZADD', P .. ':leases', ends, id)
@@ -66,46 +70,60 @@ local function release(id, how, cap)
   end
   redis.call('ZREM', P .. ':leases', id)
   redis.call('HDEL', key(id), 'lease_until', 'pid', 'worker')
-  redis.call('ZADD', queue_of(id), 0, id)
+  give_turn_back(queue_of(id), id)
+  join(id)
   move(id, 'queued')
   return 'queued'
 end
 """
 
-# id, queue, fence, charged -> 1 if it was unknown and is queued now
+PRELUDE = BASICS + LINES + LEASING
+
+# of each job id, queue, owner, fence, charged -> how many were unknown and are queued now
 ENQUEUE = """
-local id = ARGV[3]
-if get(id, 'status') then return 0 end
-redis.call('HSET', key(id), 'queue', ARGV[4], 'fence', ARGV[5], 'charged', ARGV[6])
-redis.call('ZADD', queue_of(id), 0, id)
-move(id, 'queued')
-return 1
+local fresh = 0
+for n = 3, #ARGV, 5 do
+  local id = ARGV[n]
+  local status = get(id, 'status')
+  if not status or status == 'queued' then
+    redis.call('HSETNX', key(id), 'owner', ARGV[n + 2])
+    if not status then
+      redis.call('HSET', key(id), 'queue', ARGV[n + 1], 'fence', ARGV[n + 3], 'charged', ARGV[n + 4])
+      move(id, 'queued')
+      fresh = fresh + 1
+    end
+    join(id) -- where it was queued it stands in its line, or did not get there
+  end
+end
+return fresh
 """
 
-# id, queue, fence, charged, node, boot, worker, pid, ttl, started -> 1 if it was unknown and counts as running now
+# id, queue, owner, fence, charged, node, boot, worker, pid, ttl, started -> 1 if it was unknown and runs now
 ADOPT = """
 local id = ARGV[3]
 if get(id, 'status') then return 0 end
-redis.call('HSET', key(id), 'queue', ARGV[4], 'fence', ARGV[5], 'charged', ARGV[6], 'node', ARGV[7], 'boot', ARGV[8],
-  'worker', ARGV[9], 'pid', ARGV[10], 'ttl', ARGV[11], 'started_at', ARGV[12])
-lease(id, now + 2 * tonumber(ARGV[11]))
+redis.call('HSET', key(id), 'queue', ARGV[4], 'owner', ARGV[5], 'fence', ARGV[6], 'charged', ARGV[7], 'node', ARGV[8],
+  'boot', ARGV[9], 'worker', ARGV[10], 'pid', ARGV[11], 'ttl', ARGV[12], 'started_at', ARGV[13], 'claimed_at', ARGV[13])
+lease(id, now + 2 * tonumber(ARGV[12]))
 move(id, 'running')
 return 1
 """
 
-# queue, node, boot, worker, pid, ttl -> nothing, or id, fence, charged, now: the oldest waiting job is the caller's
+# queue, node, boot, worker, pid, ttl -> nothing, or id, fence, charged, now: the next waiting job is the caller's
 CLAIM = """
 local queue = P .. ':queue:' .. ARGV[3]
 while true do
-  local id = redis.call('ZRANGE', queue, 0, 0)[1]
-  if not id then return nil end
-  redis.call('ZREM', queue, id)
+  local next = rotation(queue)[1]
+  if not next then return nil end
+  local id = next.first
+  leave(id)
   if get(id, 'status') == 'queued' then
+    take_turn(queue, id)
     local fence = redis.call('HINCRBY', key(id), 'fence', 1)
     redis.call('HDEL', key(id), 'verdict')
     redis.call('HSETNX', key(id), 'started_at', now)
     redis.call('HSET', key(id), 'node', ARGV[4], 'boot', ARGV[5], 'worker', ARGV[6], 'pid', ARGV[7], 'ttl', ARGV[8],
-      'mark_at_claim', num(id, 'mark'), 'idle', 0)
+      'mark_at_claim', num(id, 'mark'), 'idle', 0, 'claimed_at', now)
     lease(id, now + tonumber(ARGV[8]))
     move(id, 'running')
     return {id, fence, num(id, 'charged'), now}
@@ -165,17 +183,35 @@ local verdict = release(id, how, tonumber(ARGV[6]))
 return {verdict, num(id, 'charged'), num(id, 'fence')}
 """
 
-# id, status, seconds to live -> 1 if it was in another state before
+# id, status, seconds to live, recent jobs to keep, then name and number of what to count
+# -> 1 if it was in another state before; only then is anything counted
 SETTLE = """
 local id = ARGV[3]
-local before = get(id, 'status')
+local before, claimed = get(id, 'status'), get(id, 'claimed_at')
+if redis.call('ZSCORE', P .. ':status:' .. ARGV[4], id) then before = ARGV[4] end -- its hash has run out
+if before == 'running' and ARGV[4] == 'succeeded' and claimed then
+  redis.call('LPUSH', queue_of(id) .. ':took', math.max(0, now - claimed))
+  redis.call('LTRIM', queue_of(id) .. ':took', 0, ARGV[6] - 1)
+end
 redis.call('ZREM', P .. ':leases', id)
-redis.call('ZREM', queue_of(id), id)
+leave(id)
 move(id, ARGV[4])
 redis.call('HDEL', key(id), 'verdict', 'lease_until', 'pid', 'worker')
 redis.call('EXPIRE', key(id), ARGV[5])
 if before == ARGV[4] then return 0 end
+for n = 7, #ARGV, 2 do redis.call('HINCRBYFLOAT', P .. ':tally', ARGV[n], ARGV[n + 1]) end
 return 1
+"""
+
+# seconds to live, then of each job id, status: what the store says of jobs that ended; nothing is counted
+RECALL = """
+for n = 4, #ARGV, 2 do
+  local id = ARGV[n]
+  redis.call('ZREM', P .. ':leases', id)
+  leave(id)
+  move(id, ARGV[n + 1])
+  redis.call('EXPIRE', key(id), ARGV[3])
+end
 """
 
 # id -> status before, or 'missing'
@@ -186,6 +222,9 @@ if not status then return 'missing' end
 if status == 'queued' or status == 'running' then redis.call('HSET', key(id), 'cancel', 1) end
 return status
 """
+
+WORKER_SEEN_MS = 15_000
+"""A worker not seen for so long does not count."""
 
 
 @dataclass(frozen=True)
@@ -242,6 +281,9 @@ class LeaseScripts:
             "reap": REAP,
             "settle": SETTLE,
             "cancel": CANCEL,
+            "recall": RECALL,
+            "order": ORDER,
+            "look": LOOK,
         }
         self._scripts = {name: client.register_script(PRELUDE + body) for name, body in names.items()}
 
@@ -256,17 +298,40 @@ class LeaseScripts:
         seconds, micros = self._redis.time()
         return seconds * 1000 + micros // 1000
 
-    def enqueue(self, job_id: str, queue: str, *, fence: int = 0, charged: int = 0) -> bool:
-        """Make a job wait; False where Redis knows it already."""
-        return bool(self._call("enqueue", job_id, queue, fence, charged))
+    def enqueue(self, job_id: str, queue: str, *, owner: str | None = None, fence: int = 0, charged: int = 0) -> bool:
+        """Make a job wait in the line of its owner (the API key it came with); False where Redis knows it already."""
+        return bool(self._call("enqueue", job_id, queue, owner or "", fence, charged))
 
-    def adopt(self, job_id: str, queue: str, who: Identity, *, fence: int, charged: int, started_ms: int) -> bool:
-        """Take a job for running that Redis forgot: its owner renews within 2 TTL, or is dead."""
+    def enqueue_all(self, jobs: Sequence[tuple[JobSpec, int, int]]) -> int:
+        """The same for many, each with its fence and charges, in one step; how many Redis did not know."""
+        rows = ([spec.id, spec.queue, spec.owner or "", str(fence), str(charged)] for spec, fence, charged in jobs)
+        return int(self._call("enqueue", *chain.from_iterable(rows)))
+
+    def adopt(
+        self,
+        job_id: str,
+        queue: str,
+        who: Identity,
+        *,
+        owner: str | None = None,
+        fence: int,
+        charged: int,
+        started_ms: int,
+    ) -> bool:
+        """Take a job for running that Redis forgot: its worker renews within 2 TTL, or is dead."""
         mine = (who.node, who.boot, who.worker, who.pid)
-        return bool(self._call("adopt", job_id, queue, fence, charged, *mine, self._ttl_ms, started_ms))
+        return bool(self._call("adopt", job_id, queue, owner or "", fence, charged, *mine, self._ttl_ms, started_ms))
+
+    def order(self, queue: str, most: int = 1_000_000) -> list[str]:
+        """The first waiting jobs, in the order in which they will start."""
+        return cast(list[str], self._call("order", queue, most))
+
+    def look(self, job_ids: Sequence[str]) -> list[Moment]:
+        """What is known of jobs at one moment, and what those that wait have before them."""
+        return read_moments(self._call("look", WORKER_SEEN_MS, *job_ids))
 
     def claim(self, queue: str, who: Identity) -> Lease | None:
-        """The oldest waiting job, now the caller's."""
+        """The next waiting job, now the caller's."""
         found = self._call("claim", queue, who.node, who.boot, who.worker, who.pid, self._ttl_ms)
         if found is None:
             return None
@@ -298,9 +363,16 @@ class LeaseScripts:
         verdict, charged, fence = self._call("reap", job_id, node, boot, self._cap)
         return verdict, int(charged), int(fence)
 
-    def settle(self, job_id: str, status: JobStatus) -> bool:
-        """Copy a terminal state from the store; False where Redis had it."""
-        return bool(self._call("settle", job_id, status.value, self._keep_s))
+    def settle(self, job_id: str, status: JobStatus, counts: Mapping[str, float] | None = None) -> bool:
+        """Copy a terminal state from the store, and count what is told; False, uncounted, where Redis had it."""
+        flat = [str(part) for pair in (counts or {}).items() for part in pair]
+        return bool(self._call("settle", job_id, status.value, self._keep_s, RECENT_JOBS, *flat))
+
+    def recall(self, ended: Mapping[str, JobStatus]) -> None:
+        """Copy terminal states of jobs that Redis does not know."""
+        self._call(
+            "recall", self._keep_s, *(part for job_id, status in ended.items() for part in (job_id, status.value))
+        )
 
     def cancel(self, job_id: str) -> str:
         """Set the flag the owner polls; the state the job was in, or `missing`."""

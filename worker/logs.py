@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
+from collections.abc import Iterator
 from typing import Any, TextIO
 
 import structlog
@@ -15,6 +17,9 @@ QUIET = ("celery", "kombu", "amqp", "billiard", "urllib3", "httpx", "httpcore", 
 
 REPORTED = ("celery.worker.request", "multiprocessing")
 """They tell of a dead child with a stack trace each; the warden says it with the job's id."""
+
+AUDIT = "audit"
+_audit = structlog.get_logger(AUDIT)
 
 
 def setup_logging(settings: WorkerSettings, stream: TextIO | None = None) -> None:
@@ -62,4 +67,30 @@ def setup_logging(settings: WorkerSettings, stream: TextIO | None = None) -> Non
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
     for name in REPORTED:
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger(AUDIT).setLevel(logging.INFO)  # whatever else is left out
     logging.captureWarnings(True)
+
+
+@contextlib.contextmanager
+def about_job(job_id: str, *, attempt: int | None = None, request: str | None = None) -> Iterator[None]:
+    """Every line that is logged inside tells which job it is about, and which request asked for it."""
+    facts = {"job": job_id, "attempt": attempt, "request": request}
+    with structlog.contextvars.bound_contextvars(**{name: one for name, one in facts.items() if one is not None}):
+        yield
+
+
+def bound_request() -> str | None:
+    """The id of the request that this is done for, where it is one."""
+    found = structlog.contextvars.get_contextvars().get("request")
+    return found if isinstance(found, str) else None
+
+
+def log_change(action: str, object_id: str, **facts: object) -> None:
+    """Say who changed what, in one line: `key` and `request` are bound by whoever received the wish.
+
+    Args:
+        action: What was done: `dataset.create`, `job.cancel`.
+        object_id: To what.
+        **facts: What else is worth a word; no secrets, no content.
+    """
+    _audit.info("change", action=action, object=object_id, **facts)

@@ -1,23 +1,30 @@
-"""Models: a folder each, made by the winning attempt of a job, visible once its `model.json` stands in its place."""
+"""Models: a folder each, made by the winning attempt of a job or by an import, visible once it stands in its place.
+
+A model never changes. Its version number is claimed, and its content noted, just before the one rename that shows it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from worker.errors import ConflictError, CorruptRecordError, NotFoundError, WorkerError
+from worker.errors import CorruptRecordError, NotFoundError, WorkerError
 from worker.ids import ID_PATTERN, check_id
 from worker.jobfiles import read_record
-from worker.records import FileMark, ModelDraft, ModelRecord, Page, utcnow
+from worker.records import FileMark, ModelDraft, ModelRecord, Origin, Page, utcnow
 from worker.store.base import Store
+from worker.versions import Versions
 
 log = structlog.get_logger(__name__)
 
 RECORD = "model.json"
+LOCK = "models"
+"""The store's lock for whatever must not happen at the same time as another change of models or aliases."""
 
 
 class ModelRepository:
@@ -25,29 +32,70 @@ class ModelRepository:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._versions = Versions(store)
 
     # -- making
 
     def prepare(
-        self, folder: Path, draft: ModelDraft, *, model_id: str, job_id: str | None, owner: str | None = None
+        self,
+        folder: Path,
+        draft: ModelDraft,
+        *,
+        model_id: str,
+        job_id: str | None,
+        owner: str | None = None,
+        imported: Origin | None = None,
     ) -> ModelRecord:
-        """Describe what lies in an attempt's folder, with the hash of every file."""
+        """Describe what lies in a folder, with the hash of every file."""
+        from npt_core.bundle import content_of
+
         files = {
             path.name: FileMark(size=path.stat().st_size, sha256=hash_file(path))
             for path in sorted(folder.iterdir())
             if path.is_file() and path.name != RECORD
         }
         record = ModelRecord(
-            **draft.model_dump(), id=model_id, job_id=job_id, created_at=utcnow(), owner=owner, files=files
+            **draft.model_dump(),
+            id=model_id,
+            job_id=job_id,
+            created_at=utcnow(),
+            owner=owner,
+            content=content_of({name: mark.sha256 for name, mark in files.items()}),
+            imported=imported,
+            files=files,
         )
         (folder / RECORD).write_bytes(record.to_json())
         return record
 
     def promote(self, source: str, model_id: str) -> bool:
-        """Move an attempt's folder into its place. Anybody may, as often as they like; False where it is done."""
+        """Move a prepared folder into its place. Anybody may, as often as they like; False where it is done."""
         if not self._store.exists(f"{source}/{RECORD}"):
             return False  # moved already, or the model was deleted since
-        moved = self._store.move(source, f"models/{check_id(model_id, 'model')}")
+        with self._store.lock(LOCK):
+            return self._promote(source, check_id(model_id, "model"))
+
+    def promote_unless_known(self, source: str, record: ModelRecord) -> tuple[ModelRecord, bool]:
+        """Like `promote`, unless a model of the same content is there: then that one, and False."""
+        with self._store.lock(LOCK):
+            known = self.by_content(record.content or "")
+            if known is not None:
+                return known, False
+            self._promote(source, record.id)
+            return self.get(record.id), True
+
+    def _promote(self, source: str, model_id: str) -> bool:
+        if not self._store.exists(f"{source}/{RECORD}") or self._store.exists(f"models/{model_id}"):
+            return False
+        try:
+            record = read_record(self._store, f"{source}/{RECORD}", ModelRecord)
+        except CorruptRecordError as error:
+            log.error("model stored with a record that cannot be read", model=model_id, error=error.message)
+        else:
+            version = self._versions.claim(record.name, model_id) if record.name else None
+            self._store.put(f"{source}/{RECORD}", record.model_copy(update={"version": version}).to_json())
+            if record.content:
+                self._store.put(f"contents/{record.content}/{model_id}", b"")
+        moved = self._store.move(source, f"models/{model_id}")
         if moved:
             log.info("model stored", model=model_id)
         return moved
@@ -56,11 +104,13 @@ class ModelRepository:
 
     def get(self, model_id: str) -> ModelRecord:
         """Raises NotFoundError."""
-        check_id(model_id, "model")
         try:
+            check_id(model_id, "model")
             return read_record(self._store, f"models/{model_id}/{RECORD}", ModelRecord)
         except NotFoundError:
-            raise NotFoundError(f"There is no model with the id {model_id!r}.") from None
+            raise NotFoundError(
+                f"There is no model with the id {model_id[:80]!r}; of an alias, GET /aliases tells the id."
+            ) from None
 
     def folder(self, model_id: str) -> Path:
         """The folder `Classifier.load` reads. Raises NotFoundError."""
@@ -72,8 +122,11 @@ class ModelRepository:
         return self._json(model_id, "manifest.json")
 
     def report(self, model_id: str) -> dict[str, Any]:
-        """The report, as data."""
-        return self._json(model_id, "report.json")
+        """The report, as data that can be written as JSON whoever made it: NaN and infinity read as null."""
+        from npt_core.report.facts import finite
+
+        found: dict[str, Any] = finite(self._json(model_id, "report.json"))
+        return found
 
     def _json(self, model_id: str, name: str) -> dict[str, Any]:
         self.get(model_id)
@@ -91,20 +144,30 @@ class ModelRepository:
             )
         return found
 
-    def list(self, *, limit: int = 50, cursor: str | None = None) -> Page[ModelRecord]:
-        """Newest first. `cursor` is the id of the last model of the page before."""
+    def by_content(self, content: str) -> ModelRecord | None:
+        """A model made of exactly these files, if there is one."""
+        for model_id in self._store.names(f"contents/{content}") if content else ():
+            try:
+                return self.get(model_id)
+            except NotFoundError:
+                continue  # noted, and never moved
+        return None
+
+    def list(self, *, name: str | None = None, limit: int = 50, cursor: str | None = None) -> Page[ModelRecord]:
+        """Newest first. `name`: its versions alone. `cursor` is the id of the last model of the page before."""
         if cursor is not None:
             check_id(cursor, "model")
+        ids: Iterable[str] = reversed(self._store.names("models")) if name is None else self._versions.models(name)
         items = []
-        for name in reversed(self._store.names("models")):
-            if not ID_PATTERN.fullmatch(name) or (cursor is not None and name >= cursor):
+        for model_id in ids:
+            if not ID_PATTERN.fullmatch(model_id) or (cursor is not None and model_id >= cursor):
                 continue
             try:
-                items.append(self.get(name))
+                items.append(self.get(model_id))
             except NotFoundError:
-                continue  # on its way out
+                continue  # deleted, or on its way out
             except WorkerError as error:
-                log.error("model left out of a listing", model=name, error=error.message)
+                log.error("model left out of a listing", model=model_id, error=error.message)
                 continue
             if len(items) > limit:
                 break
@@ -121,6 +184,30 @@ class ModelRepository:
                 continue
         return None
 
+    def datasets(self) -> set[str]:
+        """Every data set that a model was made of.
+
+        Raises:
+            CorruptRecordError: a record cannot be read.
+        """
+        return {record.dataset_id for record in self._all() if record.dataset_id is not None}
+
+    def fingerprints(self) -> set[str]:
+        """Of every backbone that a model was made with.
+
+        Raises:
+            CorruptRecordError: a record cannot be read.
+        """
+        return {record.backbone_fingerprint for record in self._all()}
+
+    def _all(self) -> Iterator[ModelRecord]:
+        for name in self._store.names("models"):
+            if ID_PATTERN.fullmatch(name):
+                try:
+                    yield self.get(name)
+                except NotFoundError:  # deleted just now
+                    continue
+
     def verify(self, model_id: str) -> tuple[str, ...]:
         """The files of a model that are missing or not what was written."""
         record = self.get(model_id)
@@ -133,17 +220,16 @@ class ModelRepository:
 
     # -- removing
 
-    def delete(self, model_id: str, *, aliases: tuple[str, ...] = ()) -> None:
-        """Remove a model.
+    def delete(self, model_id: str) -> None:
+        """Remove a model, whatever needs it: `Catalogue.delete` asks first.
 
         Raises:
             NotFoundError: no such model.
-            ConflictError: one of `aliases` still points to it.
         """
-        self.get(model_id)
-        if aliases:
-            raise ConflictError(f"The model {model_id} is {', '.join(aliases)}; point the alias elsewhere first.")
+        record = self.get(model_id)
         self._store.delete(f"models/{model_id}")
+        if record.content:
+            self._store.delete(f"contents/{record.content}/{model_id}")
         log.info("model deleted", model=model_id)
 
 

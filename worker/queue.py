@@ -1,7 +1,8 @@
-"""The queue. What waits is a sorted set in Redis; a Celery message is only a hint that something does.
+"""The queue. What waits stands in Redis, a line for each API key; a Celery message is only a hint that something does.
 
-A worker that takes a hint claims the oldest waiting job, whichever the hint named: a hint too many finds nothing to do,
-a hint too few is made good by the reaper, and the position told to a user is the order in which jobs really start.
+A worker that takes a hint claims the next waiting job (see `worker.turns`), whichever the hint named: a hint too many
+finds nothing to do, a hint too few is made good by the reaper, and the position told to a user is the order in which
+jobs start.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import structlog
 
 from worker.events import Events
 from worker.keys import Keys
-from worker.lease import LeaseScripts
+from worker.lease import WORKER_SEEN_MS, LeaseScripts
 from worker.records import JobSpec, JobStatus
 from worker.redis_url import RedisAddress
 from worker.settings import WorkerSettings
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 TASK_NAME = "npt.run"
-WORKER_SEEN_MS = 15_000
 HINTS_AT_ONCE = 100
 
 
@@ -50,7 +50,7 @@ class JobQueue:
 
     def submit(self, spec: JobSpec, *, fence: int = 0, charged: int = 0) -> bool:
         """Make a job wait and tell a worker; False where Redis knew it already."""
-        fresh = self._leases.enqueue(spec.id, spec.queue, fence=fence, charged=charged)
+        fresh = self._leases.enqueue(spec.id, spec.queue, owner=spec.owner, fence=fence, charged=charged)
         if fresh:
             self._events.publish(spec.id, "status", {"status": "queued", "attempt": fence})
             self.hint(spec.id, spec.queue)
@@ -82,20 +82,16 @@ class JobQueue:
             self._sender = create_celery(self._settings)
         return self._sender
 
-    def position(self, job_id: str, queue: str | None = None) -> int | None:
-        """How many jobs wait before this one; None where it does not wait."""
-        return cast("int | None", self._redis.zrank(self._keys.queue(queue or self._settings.queue), job_id))
-
     def waiting(self, queue: str | None = None) -> list[str]:
         """The ids of the waiting jobs, in the order in which they will start."""
-        return cast("list[str]", self._redis.zrange(self._keys.queue(queue or self._settings.queue), 0, -1))
+        return self._leases.order(queue or self._settings.queue)
 
     def ensure_hints(self, queue: str | None = None) -> int:
         """Where jobs wait and no hint does, send one for each; how many."""
         name = queue or self._settings.queue
         if self._redis.llen(self._keys.hints(name)):
             return 0
-        ids = cast("list[str]", self._redis.zrange(self._keys.queue(name), 0, HINTS_AT_ONCE - 1))
+        ids = self._leases.order(name, HINTS_AT_ONCE)
         for job_id in ids:
             self.hint(job_id, name)
         return len(ids)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 
 import redis
@@ -15,8 +14,8 @@ from worker.queue import JobQueue
 from worker.reconcile import Reconciler
 from worker.recovery import Recovery
 from worker.retention import Retention
+from worker.rounds import Rounds
 from worker.settings import WorkerSettings
-from worker.store.base import Store
 
 log = structlog.get_logger(__name__)
 
@@ -32,19 +31,18 @@ class Reaper:
         queue: JobQueue,
         reconciler: Reconciler,
         recovery: Recovery,
-        store: Store,
+        retention: Retention,
         settings: WorkerSettings,
     ) -> None:
         self._leases = leases
         self._queue = queue
         self._reconciler = reconciler
         self._recovery = recovery
-        self._retention = Retention(store, settings)
+        self._retention = retention
         self._settings = settings
         self._boot = boot_id()
         self._swept = -SWEEP_EVERY_S
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._rounds = Rounds("reaper", self._round, settings.reap_every_s)
 
     def run_once(self) -> None:
         """One round.
@@ -65,7 +63,7 @@ class Reaper:
             raise
         if time.monotonic() - self._swept > SWEEP_EVERY_S:
             self._swept = time.monotonic()
-            self._retention.sweep()
+            self._retention.sweep_in_turn(SWEEP_EVERY_S)
 
     def _each(self, job_id: str) -> None:
         try:
@@ -80,26 +78,17 @@ class Reaper:
             log.error("stalled job not ended", job=job_id, error=str(error))
 
     def start(self) -> None:
-        """Run rounds in a daemon thread until `stop`."""
-        if self._thread is None:
-            self._stop.clear()
-            self._thread = threading.Thread(target=self._loop, name="reaper", daemon=True)
-            self._thread.start()
+        """Run rounds beside everything else until `stop`."""
+        self._rounds.start()
 
     def stop(self) -> None:
-        """End the thread; waits for the round it is in."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join(timeout=10)
-            self._thread = None
+        """End them; waits for the round that is going on."""
+        self._rounds.stop()
 
-    def _loop(self) -> None:
-        while True:
-            try:
-                self.run_once()
-            except redis.RedisError as error:
-                log.warning("redis does not answer", error=str(error))
-            except Exception:
-                log.exception("reaper round failed")
-            if self._stop.wait(self._settings.reap_every_s):
-                return
+    def _round(self) -> None:
+        try:
+            self.run_once()
+        except redis.RedisError as error:
+            log.warning("redis does not answer", error=str(error))
+        except Exception:
+            log.exception("reaper round failed")

@@ -3,11 +3,14 @@
 A job is a folder, and the folder is the truth:
 
     jobs/<id>/job.json            what was asked (JobSpec), written before the request is answered
+    jobs/<id>/input.zip           the archive it is about, where that is nothing else's; gone when the job has ended
     jobs/<id>/attempts/NNNN.json  one claim of a worker (Attempt), created once
     jobs/<id>/attempts/NNNN.end.json   how that attempt ended without finishing the job (AttemptEnd)
     jobs/<id>/attempts/NNNN/      the files that attempt makes
     jobs/<id>/cancel.json         somebody asked to stop
+    jobs/<id>/results/            files for the user, moved here from the folder of the attempt that won
     jobs/<id>/checkpoint/NNNN     the latest checkpoint of attempt NNNN
+    jobs/<id>/parts/              pieces of the result that any later attempt can go on from (worker.parts)
     jobs/<id>/end.json            how it ended (JobEnd), created once; whoever creates it has decided
 """
 
@@ -21,6 +24,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from npt_core.errors import NPTError
+from npt_core.serving.terms import Terms
 
 T = TypeVar("T")
 
@@ -110,6 +114,7 @@ class JobSpec(Record):
     config: dict[str, Any] = Field(default_factory=dict)
     owner: str | None = None
     queue: str = "default"
+    request: str | None = None  # the id of the request that asked, for the log
     warnings: tuple[str, ...] = ()  # what the upload that asked for it had to leave out
 
 
@@ -159,6 +164,7 @@ class JobEnd(Record):
     metrics: dict[str, Any] | None = None
     result: dict[str, Any] | None = None
     progress: JobProgress | None = None
+    phases: dict[str, float] = Field(default_factory=dict)  # seconds of each, of the attempt that ended it
 
 
 class JobRecord(Record):
@@ -176,6 +182,7 @@ class JobRecord(Record):
     config: dict[str, Any] = Field(default_factory=dict)
     progress: JobProgress | None = None
     queue_position: int | None = None  # 0 is next
+    starts_in_seconds: float | None = None  # an estimate, while it waits
     cancel_requested: bool = False
     warnings: tuple[str, ...] = ()
     error: Problem | None = None
@@ -186,19 +193,48 @@ class JobRecord(Record):
     owner: str | None = None
 
 
+class AuditStatus(StrEnum):
+    """How far a data set was looked at."""
+
+    STRUCTURE = "structure"  # names, counts and hashes; no picture
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def under_way(self) -> bool:
+        """A job is looking, or about to."""
+        return self in (AuditStatus.QUEUED, AuditStatus.RUNNING)
+
+
+class AuditRecord(Record):
+    """What is known of a data set's faults."""
+
+    status: AuditStatus = AuditStatus.STRUCTURE
+    job_id: str | None = None
+    backbone: str | None = None  # whose eyes it was seen with
+    finished_at: datetime | None = None
+    findings: tuple[dict[str, Any], ...] = ()
+
+
 class DatasetRecord(Record):
     """A stored data set. `id` is the hash of its sorted (split, label, image hash) triples."""
 
     id: str
     created_at: datetime
     filename: str | None = None
-    size: int
+    size: int  # bytes of the zips it reads from
     images: int
     labels: tuple[str, ...]
     counts: dict[str, dict[str, int]]  # split -> label -> images; split "" where the archive has none
     skipped: dict[str, int] = Field(default_factory=dict)
     faults: tuple[ProblemItem, ...] = ()
-    audit: dict[str, Any] = Field(default_factory=dict)
+    archives: tuple[str, ...] = ()  # keys of the zips, as the manifest numbers them
+    parent: str | None = None  # the data set this one was made from, which may be gone
+    change: dict[str, int] | None = None  # how many pictures were added, removed, relabelled
+    audit: AuditRecord = AuditRecord()
 
 
 class ModelDraft(Record):
@@ -222,11 +258,40 @@ class ModelRecord(ModelDraft):
     job_id: str | None = None
     created_at: datetime
     owner: str | None = None
+    version: int | None = None  # 1, 2, ... within its name; None where it has no name
+    content: str | None = None  # hash of what makes it, the same on every server
+    imported: Origin | None = None
     files: dict[str, FileMark] = Field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
         return sum(mark.size for mark in self.files.values())
+
+
+class Origin(Record):
+    """Where an imported model comes from, in the words of the server that exported it."""
+
+    id: str
+    name: str | None = None
+    version: int | None = None
+    created_at: datetime | None = None
+
+
+class AliasRecord(Record):
+    """A name that points to a model and can be pointed to another."""
+
+    alias: str
+    model_id: str
+    previous: str | None = None  # what it pointed to before
+    reject_below: float | None = None
+    priors: dict[str, float] | None = None  # how often each label occurs where it is used
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def terms(self) -> Terms:
+        """On what terms the model answers under this name."""
+        return Terms(self.reject_below, self.priors)
 
 
 class FileMark(Record):

@@ -48,16 +48,17 @@ class Recovery:
 
     def follow(self, job_id: str, fence: int, charged: int, verdict: Verdict, how: str) -> None:
         """Do what a verdict asks for."""
-        if verdict == "queued":
-            self._jobs.files.end_attempt(job_id, fence, charged, how)
-            self._events.publish(job_id, "status", {"status": "queued", "attempt": fence})
-            self._queue.hint(job_id, self._jobs.files.spec(job_id).queue)
-            log.warning("job queued again", job=job_id, fence=fence, charged=charged, how=how)
-        elif verdict == "cancelled":
-            self._jobs.finish(job_id, self._jobs.cancelled(job_id))
-        elif verdict == "poison":
-            self._jobs.finish(job_id, self._jobs.failed(job_id, self.poison(charged)))
-            log.error("job given up", job=job_id, fence=fence, charged=charged)
+        with self._jobs.about(job_id, fence):
+            if verdict == "queued":
+                self._jobs.files.end_attempt(job_id, fence, charged, how)
+                self._events.publish(job_id, "status", {"status": "queued", "attempt": fence})
+                self._queue.hint(job_id, self._jobs.files.spec(job_id).queue)
+                log.warning("job queued again", charged=charged, how=how)
+            elif verdict == "cancelled":
+                self._jobs.finish(job_id, self._jobs.cancelled(job_id))
+            elif verdict == "poison":
+                self._jobs.finish(job_id, self._jobs.failed(job_id, self.poison(charged)))
+                log.error("job given up", charged=charged)
 
     def poison(self, charged: int) -> Problem:
         return Problem(
@@ -76,5 +77,6 @@ class Recovery:
             detail=f"No step was made for {idle_s:.0f} s (allowed: {self._settings.stall_s:.0f} s) "
             f"in the phase {progress.phase or 'start'!r}, so the job was ended.",
         )
-        self._jobs.finish(job_id, self._jobs.failed(job_id, problem))
-        log.error("job stalled", job=job_id, idle_s=round(idle_s))
+        with self._jobs.about(job_id):
+            self._jobs.finish(job_id, self._jobs.failed(job_id, problem))
+            log.error("job stalled", idle_s=round(idle_s))

@@ -72,7 +72,7 @@ class RedisAddress:
     def __repr__(self) -> str:
         return f"RedisAddress({self.safe!r})"
 
-    def client(self, *, socket_timeout: float = 5.0, **options: Any) -> redis.Redis:
+    def client(self, *, socket_timeout: float = 5.0, connect_timeout: float = 5.0, **options: Any) -> redis.Redis:
         """A thread-safe client that answers in `str`."""
         import redis
 
@@ -80,7 +80,7 @@ class RedisAddress:
             self.url,
             decode_responses=True,
             socket_timeout=socket_timeout,
-            socket_connect_timeout=5.0,
+            socket_connect_timeout=connect_timeout,
             health_check_interval=15,
             **options,
         )

@@ -16,7 +16,9 @@ from worker.context import JobContext
 from worker.control import JobControl, Pulse
 from worker.errors import CorruptRecordError, NotFoundError, StoreFullError, WorkerError
 from worker.ids import new_id
+from worker.jobfiles import RESULTS
 from worker.lease import Identity, Lease
+from worker.logs import about_job, log_change
 from worker.marks import BusyMark
 from worker.records import Attempt, JobEnd, JobSpec, JobStatus, Outcome, Problem, utcnow
 from worker.service import Services
@@ -26,6 +28,7 @@ log = structlog.get_logger(__name__)
 
 FULL_PAUSE_S = 5.0
 ATTEMPT_NUMBERS = 5
+CANNOT_WRITE = "The result could not be written to the data volume; make room there and start the job again."
 
 
 class Runner:
@@ -48,17 +51,22 @@ class Runner:
             lease = self._services.leases.claim(queue or self._services.settings.queue, self._who)
             if lease is None:
                 return None
-            try:
-                with self._busy.on(lease.job_id, lease.fence):
-                    if self._attempt(lease):
-                        return lease.job_id
-            except redis.RedisError:
-                raise
-            except Exception:  # its folder may be damaged: charged, so that the cap ends it and the queue goes on
-                log.exception("attempt broke off", job=lease.job_id)
-                self._give_up(lease)
-                return lease.job_id
+            with self._services.jobs.about(lease.job_id, lease.fence):
+                if self._take(lease):
+                    return lease.job_id
         return None
+
+    def _take(self, lease: Lease) -> bool:
+        """False where there was nothing to do after all."""
+        try:
+            with self._busy.on(lease.job_id, lease.fence):
+                return self._attempt(lease)
+        except redis.RedisError:
+            raise
+        except Exception:  # its folder may be damaged: charged, so that the cap ends it and the queue goes on
+            log.exception("attempt broke off")
+            self._give_up(lease)
+            return True
 
     def _give_up(self, lease: Lease) -> None:
         held = [each for each in self._services.leases.held() if each.job_id == lease.job_id]
@@ -67,7 +75,7 @@ class Runner:
                 try:
                     self._services.recovery.release(lease.job_id, each.fence, "died")
                 except (WorkerError, OSError) as error:
-                    log.error("job not freed, its lease will run out", job=lease.job_id, error=str(error))
+                    log.error("job not freed, its lease will run out", error=str(error))
 
     # -- before the work
 
@@ -127,7 +135,7 @@ class Runner:
 
     def _no_room(self, job_id: str, error: Exception) -> None:
         """The job cannot even be recorded: let it wait, it is not to blame."""
-        log.error("store not writable, job put back", job=job_id, error=str(error))
+        log.error("store not writable, job put back", error=str(error))
         self._drain.wait(FULL_PAUSE_S)
         held = [each for each in self._services.leases.held() if each.job_id == job_id and each.pid == self._who.pid]
         for each in held:
@@ -152,7 +160,7 @@ class Runner:
             ttl_s=settings.lease_ttl_s,
             drain=self._drain,
         )
-        with structlog.contextvars.bound_contextvars(job=spec.id, fence=lease.fence), pulse:
+        with about_job(spec.id, attempt=lease.fence), pulse:  # its number may have been raised since it was claimed
             log.info("job started", kind=spec.kind, charged=lease.charged)
             ending = self._judge(context)
             if ending is not None:
@@ -165,9 +173,8 @@ class Runner:
             return
         except (OSError, StoreFullError) as error:
             log.error("result cannot be written", error=str(error))
-            problem = Problem.from_error(
-                StoreFullError("The result could not be written to the data volume; make room there and tune again.")
-            )
+            told = error if isinstance(error, StoreFullError) else StoreFullError(CANNOT_WRITE)
+            problem = Problem.from_error(told)
         try:
             self._end(context, JobStatus.FAILED, problem)
         except (OSError, StoreFullError) as error:
@@ -224,12 +231,18 @@ class Runner:
             services.models.prepare(
                 context.folder, outcome.model, model_id=model_id, job_id=job_id, owner=context.spec.owner
             )
-        services.store.sync(services.jobs.files.attempt_key(job_id, context.fence))
+        attempt = services.jobs.files.attempt_key(job_id, context.fence)
+        services.store.claim(context.folder)
+        for made in (attempt, f"{attempt}/{RESULTS}"):
+            if services.store.exists(made):
+                services.store.sync(made)
         end = self._ending(context, JobStatus.SUCCEEDED).model_copy(
             update=outcome.model_dump(exclude={"model"}) | {"model_id": model_id}
         )
         if not services.jobs.finish(job_id, end):
             log.warning("another attempt was first, result discarded")
+        elif model_id is not None:
+            log_change("model.create", model_id, key=context.spec.owner)
 
     def _end(self, context: JobContext, status: JobStatus, problem: Problem | None) -> None:
         """Fail or cancel, unless the job is somebody else's by now: then it is theirs to end."""
@@ -250,4 +263,6 @@ class Runner:
 
     def _ending(self, context: JobContext, status: JobStatus) -> JobEnd:
         end = self._services.jobs.ending(context.spec.id, status)
-        return end.model_copy(update={"fence": context.fence, "progress": context.last or end.progress})
+        return end.model_copy(
+            update={"fence": context.fence, "progress": context.last or end.progress, "phases": context.phases}
+        )

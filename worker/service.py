@@ -5,6 +5,7 @@
     services.jobs.get(id)          JobRecord           services.jobs.list(status=, limit=, cursor=)   Page[JobRecord]
     services.cancel_job(id)        JobRecord           services.datasets.add(part, filename)   (DatasetRecord, created)
     services.models.get(id)        ModelRecord         services.models.folder(id)   Path for Classifier.load
+    services.catalogue.resolve(id_or_alias)   ModelRecord      services.aliases.put(alias, id)   (AliasRecord, created)
     async for event in services.events.tail(id, last_event_id): ...    {"id", "event", "data"}; `end` is the last one
     services.reaper.start()        every API process runs one; so does every worker
 
@@ -16,31 +17,46 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import redis
 import structlog
+from redis import Redis
 
+from worker.aliases import AliasRepository
+from worker.audits import AUDITS, KIND
+from worker.catalogue import Catalogue
 from worker.datasets import DatasetRepository
 from worker.events import Events
+from worker.exchange import ModelExchange
 from worker.features import feature_cache
+from worker.feedback import FeedbackRepository
 from worker.jobs import JobStore
 from worker.keys import Keys
 from worker.lease import Clock, LeaseScripts
 from worker.models import ModelRepository
+from worker.onnx_files import OnnxFiles
 from worker.queue import JobQueue
 from worker.reaper import Reaper
 from worker.reconcile import Reconciler
-from worker.records import JobRecord
+from worker.records import AuditStatus, JobRecord
 from worker.recovery import Recovery
+from worker.redis_memory import RedisMemory
 from worker.redis_url import RedisAddress
+from worker.retention import Retention
 from worker.settings import WorkerSettings, get_settings
+from worker.shelf import DatasetShelf
 from worker.store.local import LocalStore
+from worker.tally import Tally
+from worker.usage import Usage
 
 if TYPE_CHECKING:
     from npt_core.tuning.features import FeatureCache
 
 log = structlog.get_logger(__name__)
+
+PROBE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -50,7 +66,10 @@ class Services:
     settings: WorkerSettings
     address: RedisAddress
     redis: redis.Redis
+    probe: Redis  # gives up after a second
     keys: Keys
+    tally: Tally
+    usage: Usage
     store: LocalStore
     leases: LeaseScripts
     events: Events
@@ -58,7 +77,13 @@ class Services:
     queue: JobQueue
     datasets: DatasetRepository
     models: ModelRepository
+    aliases: AliasRepository
+    catalogue: Catalogue
+    exchange: ModelExchange
+    onnx: OnnxFiles
+    feedback: FeedbackRepository
     recovery: Recovery
+    retention: Retention
     reconciler: Reconciler
     reaper: Reaper
 
@@ -73,11 +98,15 @@ class Services:
         idempotency_key: str | None = None,
         fingerprint: str | None = None,
         warnings: Sequence[str] = (),
+        archive: Path | None = None,
     ) -> tuple[JobRecord, bool]:
         """Accept a job: durable when this returns, even while Redis is away. False: the same request was replayed.
 
+        Args:
+            archive: An upload that only this job is about: it goes with a new job, and is gone when that has ended.
+
         Raises:
-            NotFoundError: no such data set.
+            NotFoundError: no such data set, or no such model.
             IdempotencyMismatch: the key came with another fingerprint before.
             IdempotencyInFlight: the first request with this key is not done yet.
             StoreFullError: no room.
@@ -91,6 +120,7 @@ class Services:
             idempotency_key=idempotency_key,
             fingerprint=fingerprint,
             warnings=warnings,
+            archive=archive,
         )
         if created:
             try:
@@ -99,6 +129,29 @@ class Services:
                 self.reconciler.request()  # the reaper queues it once Redis is back
                 log.warning("job stored, Redis does not answer", job=spec.id, error=str(error))
         return self.jobs.get(spec.id), created
+
+    def start_audit(
+        self, dataset_id: str, *, backbone: str | None = None, owner: str | None = None, again: bool = False
+    ) -> JobRecord | None:
+        """Have a job look at the pictures of a data set, unless one is about to; None where it was done before.
+
+        Args:
+            backbone: Whose features are looked at; the server's first where None.
+            again: Look once more where it was done before.
+
+        Raises:
+            NotFoundError: no such data set.
+            StoreFullError: no room.
+        """
+        with self.store.lock(AUDITS):
+            audit = self.datasets.get(dataset_id).audit
+            if audit.status.under_way and audit.job_id is not None:
+                return self.jobs.get(audit.job_id)
+            if audit.status is AuditStatus.DONE and not again:
+                return None
+            job, _ = self.start_job(KIND, {"backbone": backbone}, dataset_id=dataset_id, owner=owner)
+            self.datasets.audits.announce(dataset_id, job.id)
+        return job
 
     def cancel_job(self, job_id: str) -> JobRecord:
         """Ask a job to stop; durable when this returns. A queued job is cancelled at once.
@@ -125,7 +178,8 @@ class Services:
             "free_bytes": 0,
         }
         try:
-            found |= {"redis": bool(self.redis.ping()), "workers": self.queue.workers(), **self.queue.counts()}
+            self.probe.ping()  # one that hangs costs a second
+            found |= {"redis": True, "workers": self.queue.workers(), **self.queue.counts()}
         except redis.RedisError as error:
             log.warning("redis does not answer", error=str(error))
         try:
@@ -139,6 +193,7 @@ class Services:
         self.reaper.stop()
         self.queue.close()
         self.redis.close()
+        self.probe.close()
 
 
 def open_services(settings: WorkerSettings | None = None, *, clock: Clock | None = None) -> Services:
@@ -151,23 +206,35 @@ def open_services(settings: WorkerSettings | None = None, *, clock: Clock | None
     settings = settings or get_settings()
     address = RedisAddress.parse(settings.redis_address)
     client = address.client()
+    probe = address.client(socket_timeout=PROBE_S, connect_timeout=PROBE_S)
     keys = Keys(settings.redis_prefix)
-    store = LocalStore(settings.data_dir, min_free_bytes=settings.min_free_bytes)
+    store = LocalStore(settings.data_dir, min_free_bytes=settings.min_free_bytes, max_bytes=settings.max_store_bytes)
     leases = LeaseScripts(client, keys, settings, clock=clock)
     models = ModelRepository(store)
-    jobs = JobStore(store, client, keys, leases, models, settings)
+    memory = RedisMemory(client, keys, settings.data_dir / "run" / "untold")
+    jobs = JobStore(store, client, keys, leases, models, memory, settings)
     events = Events(client, address, keys, jobs, settings)
     jobs.announce = events.publish
     queue = JobQueue(client, address, keys, leases, events, settings)
-    datasets = DatasetRepository(store, jobs, models, settings)
+    shelf = DatasetShelf(store, client, keys, memory)
+    datasets = DatasetRepository(store, jobs, models, shelf, settings)
+    aliases = AliasRepository(store, models)
+    catalogue = Catalogue(store, models, aliases, jobs)
+    exchange = ModelExchange(store, models, settings)
+    onnx = OnnxFiles(store, models, settings)
     recovery = Recovery(jobs, leases, queue, events, settings)
-    reconciler = Reconciler(client, keys, leases, jobs, queue, settings)
-    reaper = Reaper(leases, queue, reconciler, recovery, store, settings)
+    feedback = FeedbackRepository(store, models, settings)
+    retention = Retention(store, jobs, datasets, models, feedback, settings)
+    reconciler = Reconciler(client, keys, leases, jobs, queue, shelf, memory)
+    reaper = Reaper(leases, queue, reconciler, recovery, retention, settings)
     return Services(
         settings=settings,
         address=address,
         redis=client,
+        probe=probe,
         keys=keys,
+        tally=Tally(client, probe, keys),
+        usage=Usage(settings.data_dir, store.limit),
         store=store,
         leases=leases,
         events=events,
@@ -175,7 +242,13 @@ def open_services(settings: WorkerSettings | None = None, *, clock: Clock | None
         queue=queue,
         datasets=datasets,
         models=models,
+        aliases=aliases,
+        catalogue=catalogue,
+        exchange=exchange,
+        onnx=onnx,
+        feedback=feedback,
         recovery=recovery,
+        retention=retention,
         reconciler=reconciler,
         reaper=reaper,
     )

@@ -59,6 +59,12 @@ class WorkerSettings(BaseSettings):
     torch_threads: int = Field(
         default=0, ge=0, le=1024, description="CPU threads of one worker; 0 leaves the choice to torch."
     )
+    step_memory_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="Memory that one step of a tuning may take; more class names than fit are computed in chunks, "
+        "which takes longer. 0: half of what is free, on the CPU at most 2 GiB.",
+    )
     warm_up: bool = Field(
         default=True, description="Load the first backbone when the worker starts, before the first job asks for it."
     )
@@ -102,8 +108,34 @@ class WorkerSettings(BaseSettings):
     min_free_bytes: int = Field(
         default=GIB, ge=0, description="Free space that must remain on the data volume after an upload."
     )
+    max_store_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="The most that data sets, models, jobs, feedback and uploads may take together; beyond it 507. "
+        "0: no limit.",
+    )
     feature_cache_bytes: int = Field(
         default=4 * GIB, ge=0, description="Room for cached image features; the least used ones go first."
+    )
+    onnx_cache_bytes: int = Field(
+        default=4 * GIB, ge=0, description="Room for models written as ONNX; the least used ones go first."
+    )
+    feedback_bytes: int = Field(
+        default=GIB,
+        ge=0,
+        description="Room for the pictures kept as feedback, for each model; the oldest ones go first.",
+    )
+    onnx_timeout_s: float = Field(default=900.0, gt=0, description="Writing a model as ONNX may take this long.")
+    keep_datasets_days: float = Field(
+        default=0.0,
+        ge=0,
+        description="Data sets that no model and no unfinished job needs go when they were not used for so many days; "
+        "0: they stay.",
+    )
+    keep_jobs_days: float = Field(
+        default=0.0,
+        ge=0,
+        description="Records and results of jobs go so many days after their end, their models stay; 0: they stay.",
     )
     part_ttl_s: float = Field(
         default=6 * 3600.0, ge=0, description="Unfinished uploads older than this are swept away."

@@ -29,6 +29,7 @@ log = structlog.get_logger(__name__)
 SEEN_EVERY_S = 2.0
 DRAIN_POLL_S = 0.1
 EXIT_AFTER_KILL_S = 3.0
+EXIT_ANYWAY_S = 60.0  # a child that was idle ends by itself, on a loaded machine not at once
 DRAIN_SIGNAL = signal.SIGUSR2
 
 
@@ -41,6 +42,7 @@ class Warden:
         self._worker = worker
         self._boot = boot_id()
         self._draining: float | None = None
+        self._killed: float | None = None  # when a child had to be, while draining
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._seen = -SEEN_EVERY_S
@@ -127,7 +129,7 @@ class Warden:
             except WorkerError as error:
                 log.error("job not freed", job=each.job_id, error=error.message)
             else:
-                log.warning("worker process died", job=each.job_id, fence=each.fence, pid=each.pid, verdict=verdict)
+                log.warning("worker process died", job=each.job_id, attempt=each.fence, pid=each.pid, verdict=verdict)
 
     def _end_the_stubborn(self, busy: Iterable[Busy], held: Iterable[Held]) -> None:
         """Kill a child that goes on long after its lease was lost, or its job ended without it."""
@@ -141,7 +143,7 @@ class Warden:
             overdue[key] = self._overdue.get(key, now)
             if now - overdue[key] > self._settings.stop_grace_s:
                 kill(mark.pid)
-                log.error("child did not stop, killed", job=mark.job_id, fence=mark.fence, pid=mark.pid)
+                log.error("child did not stop, killed", job=mark.job_id, attempt=mark.fence, pid=mark.pid)
         self._overdue = overdue
 
     def _free_the_unknown(self, busy: Iterable[Busy], held: Iterable[Held]) -> None:
@@ -169,11 +171,14 @@ class Warden:
                     os.kill(mark.pid, DRAIN_SIGNAL)
                 continue
             kill(mark.pid)
-            log.error("child did not drain, killed", job=mark.job_id, fence=mark.fence, pid=mark.pid)
+            self._killed = self._killed or time.monotonic()
+            log.error("child did not drain, killed", job=mark.job_id, attempt=mark.fence, pid=mark.pid)
             with contextlib.suppress(redis.RedisError, WorkerError):
                 self._services.recovery.release(mark.job_id, mark.fence, "drained")
-        if late and time.monotonic() - since > self._settings.stop_grace_s + EXIT_AFTER_KILL_S:
+        if self._killed is not None and time.monotonic() - self._killed > EXIT_AFTER_KILL_S:
             os._exit(1)  # Celery waits for a child that is no more
+        if late and time.monotonic() - since > self._settings.stop_grace_s + EXIT_ANYWAY_S:
+            os._exit(1)
 
 
 def is_child(pid: int) -> bool:

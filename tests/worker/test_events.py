@@ -81,6 +81,63 @@ def test_a_listener_ahead_of_the_stream_still_hears_the_end(services: Services) 
     run(scenario())
 
 
+@pytest.mark.parametrize("resumes", [False, True])
+def test_nothing_falls_between_the_look_back_and_the_waiting(
+    services: Services, monkeypatch: pytest.MonkeyPatch, resumes: bool
+) -> None:
+    job, _ = services.start_job("sleep", {})
+    publish = services.events.publish
+    real = events_module._Tailer.last_id, events_module._Tailer.since
+
+    async def scenario() -> list[Event]:
+        looked_back = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.5, looked_back.set)  # where nobody looks back before
+
+        async def last_id(tailer: Any) -> str:
+            if (task := asyncio.current_task()) and task.get_name().startswith("tail"):
+                await looked_back.wait()
+                return await real[0](tailer)
+            return await between(await real[0](tailer))
+
+        async def since(tailer: Any, last: str) -> list[Event]:
+            return await between(await real[1](tailer, last))
+
+        async def between(found: Any) -> Any:
+            await asyncio.to_thread(publish, job.id, "progress", {"step": 1})
+            looked_back.set()
+            return found
+
+        monkeypatch.setattr(events_module._Tailer, "last_id", last_id)
+        monkeypatch.setattr(events_module._Tailer, "since", since)
+        stream = services.events.tail(job.id, "99-0" if resumes else None)
+        found = [await anext(stream)]
+        await asyncio.to_thread(services.cancel_job, job.id)
+        found += [event async for event in stream]
+        await services.events.aclose()
+        return found
+
+    found = run(scenario())
+    assert [event["data"]["step"] for event in found if event["event"] == "progress"] == [1]
+    assert kinds(found)[-1] == "end"
+
+
+def test_an_entry_that_cannot_be_read_costs_nobody_the_end(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events_module, "BLOCK_MS", 200)
+    monkeypatch.setattr(events_module, "RETRY_S", 0.1)
+    job, _ = services.start_job("sleep", {})
+
+    async def scenario() -> list[Event]:
+        stream = services.events.tail(job.id)
+        found = [await anext(stream)]
+        services.redis.xadd(services.keys.events(job.id), {"event": "progress", "data": "{"})
+        await asyncio.to_thread(services.cancel_job, job.id)
+        found += [event async for event in stream]
+        await services.events.aclose()
+        return found
+
+    assert kinds(run(scenario())) == ["snapshot", "end"]
+
+
 def test_an_ended_job_answers_at_once_even_without_redis(services: Services, redis_server: RedisServer) -> None:
     job, _ = services.start_job("sleep", {"steps": 1, "pause": 0})
     runner(services).run_next()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from tests.support.in_process import another, runner
 from tests.support.redis_server import RedisServer
-from worker import jobs as jobs_module
+from worker import claims
 from worker.errors import (
     CorruptRecordError,
     IdempotencyInFlight,
@@ -18,8 +19,8 @@ from worker.errors import (
     JobFinishedError,
     NotFoundError,
 )
-from worker.jobs import TRANSITIONS, JobStatus
-from worker.records import Attempt, Problem, utcnow
+from worker.records import TRANSITIONS, Attempt, JobProgress, JobStatus, Problem, utcnow
+from worker.retention import Waste
 from worker.service import Services
 
 
@@ -121,7 +122,7 @@ def test_a_running_job_is_cancelled_in_its_steps(services: Services) -> None:
     job, _ = services.start_job("sleep", {"steps": 100_000, "pause": 0.01})
     thread = threading.Thread(target=runner(services).run_next)
     thread.start()
-    while (services.jobs.get(job.id).progress or jobs_module.JobProgress()).step < 2:
+    while (services.jobs.get(job.id).progress or JobProgress()).step < 2:
         pass
     assert services.cancel_job(job.id).cancel_requested
     thread.join(30)
@@ -234,7 +235,7 @@ def test_a_key_in_flight_conflicts_until_its_request_is_surely_dead(
     monkeypatch.undo()
     with pytest.raises(IdempotencyInFlight):
         services.start_job("sleep", {}, idempotency_key="k", fingerprint="f")
-    monkeypatch.setattr(jobs_module, "IN_FLIGHT_S", -1.0)
+    monkeypatch.setattr(claims, "IN_FLIGHT_S", -1.0)
     job, created = services.start_job("sleep", {}, idempotency_key="k", fingerprint="f")
     assert created
     assert services.start_job("sleep", {}, idempotency_key="k", fingerprint="f")[0].id == job.id
@@ -306,7 +307,7 @@ def test_twenty_requests_with_one_key_make_one_job(services: Services) -> None:
 def test_keys_are_forgotten_in_time(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     first, _ = services.start_job("sleep", {}, idempotency_key="k", fingerprint="f")
     later = utcnow() + timedelta(days=2)
-    monkeypatch.setattr(jobs_module, "utcnow", lambda: later)
+    monkeypatch.setattr(claims, "utcnow", lambda: later)
     second, created = services.start_job("sleep", {}, idempotency_key="k", fingerprint="g")
     assert created
     assert second.id != first.id
@@ -360,7 +361,7 @@ def test_a_drained_job_goes_back_uncharged_and_goes_on_where_it_was(services: Se
     drain = threading.Event()
     first = threading.Thread(target=runner(services, drain=drain).run_next)
     first.start()
-    while (services.jobs.get(job.id).progress or jobs_module.JobProgress()).step < 3:
+    while (services.jobs.get(job.id).progress or JobProgress()).step < 3:
         pass
     drain.set()
     first.join(30)
@@ -393,16 +394,14 @@ def test_a_damaged_checkpoint_is_passed_over(services: Services) -> None:
 
 
 def test_flushing_redis_loses_nothing(services: Services, open_floor: Callable[..., Services]) -> None:
-    waiting = [services.start_job("sleep", {"steps": 1, "pause": 0})[0].id for _ in range(3)]
     ended, _ = services.start_job("fail", {})
     services.cancel_job(ended.id)
     running, _ = services.start_job("sleep", {})
-    for job_id in waiting:  # the running one is to be the oldest
-        services.redis.zrem(services.keys.queue("default"), job_id)
     lease = services.leases.claim("default", another(services))
     assert lease is not None
     assert lease.job_id == running.id
     services.jobs.files.put_attempt(running.id, attempt(lease.fence))
+    waiting = [services.start_job("sleep", {"steps": 1, "pause": 0})[0].id for _ in range(3)]
     services.reaper.run_once()
     services.redis.flushall()
     assert services.jobs.get(running.id).status is JobStatus.RUNNING
@@ -531,3 +530,85 @@ def test_health_says_what_is_wrong(services: Services, redis_server: RedisServer
         assert services.health()["redis"] is False
     finally:
         redis_server.start()
+
+
+def test_what_a_job_made_for_its_user_stays_and_the_rest_goes(services: Services) -> None:
+    job, _ = services.start_job("write", {})
+    with pytest.raises(NotFoundError, match=r"has no made\.txt"):
+        services.jobs.files.result(job.id, "made.txt")
+    assert runner(services).run_next() == job.id
+    files = services.jobs.files
+    assert files.result(job.id, "made.txt").read_text() == "1"
+    assert not services.store.exists(files.attempt_key(job.id, 1))
+    services.jobs.settle(job.id)
+    assert files.result(job.id, "made.txt").read_text() == "1"
+
+
+def test_a_worker_that_dies_between_the_end_and_the_move_loses_no_result(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, _ = services.start_job("write", {})
+    with monkeypatch.context() as patch:
+        patch.setattr(services.jobs, "settle", lambda job_id: None)
+        runner(services).run_next()
+    assert services.store.exists(f"{services.jobs.files.attempt_key(job.id, 1)}/results")
+    assert services.jobs.get(job.id).status is JobStatus.SUCCEEDED  # whoever looks finishes the move
+    assert services.jobs.files.result(job.id, "made.txt").read_text() == "1"
+
+
+def test_a_job_that_failed_leaves_no_results(services: Services) -> None:
+    job, _ = services.start_job("write", {"fail": True})
+    runner(services).run_next()
+    assert services.jobs.get(job.id).status is JobStatus.FAILED
+    with pytest.raises(NotFoundError):
+        services.jobs.files.result(job.id, "made.txt")
+    assert not services.store.exists(services.jobs.files.attempt_key(job.id, 1))
+
+
+def test_two_that_find_a_key_over_at_the_same_moment_start_one_job(
+    open_floor: Callable[..., Services], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = open_floor(idempotency_ttl_s=600.0)
+    asked = {"idempotency_key": "again", "fingerprint": "f"}
+    services.start_job("sleep", {}, **asked)
+    (place,) = services.store.names("idempotency")
+    key = f"idempotency/{place}"
+    over = claims.Claim.model_validate_json(services.store.get(key))
+    over = over.model_copy(update={"created_at": utcnow() - timedelta(hours=1)})
+    services.store.put(key, over.to_json())
+    real = claims.read_record
+
+    def other_was_quicker(*args: Any) -> Any:
+        found = real(*args)
+        if found == over:
+            monkeypatch.setattr(claims, "read_record", real)
+            assert services.start_job("sleep", {}, **asked)[1]
+        return found
+
+    monkeypatch.setattr(claims, "read_record", other_was_quicker)
+    with pytest.raises(IdempotencyInFlight):
+        services.start_job("sleep", {}, **asked)
+    assert len(list(services.jobs.files.ids())) == 2
+    waste = next(one for one in _claims_over(services, over) if one.id == key)
+    assert not waste.remove()
+    assert not services.start_job("sleep", {}, **asked)[1]
+
+
+def _claims_over(services: Services, over: claims.Claim) -> list[Waste]:
+    """What a sweep found to be over just before the key was used again."""
+    key = f"idempotency/{services.store.names('idempotency')[0]}"
+    now = services.store.get(key)
+    services.store.put(key, over.to_json())
+    found = [one for one in services.retention.find() if one.kind == "claim"]
+    services.store.put(key, now)
+    return found
+
+
+def test_who_reads_a_job_that_is_removed_at_that_moment_leaves_no_folder(services: Services) -> None:
+    job, _ = services.start_job("sleep", {"steps": 1, "pause": 0})
+    runner(services).run_next()
+    end = services.jobs.files.end(job.id)
+    assert end is not None
+    assert services.jobs.remove(job.id)
+    services.jobs.carry_out(job.id, end)
+    assert services.store.names("jobs") == []

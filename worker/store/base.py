@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from npt_core.errors import ConfigError
+from worker.store.limit import Limit
 
 KEY_PATTERN = re.compile(r"^[a-z0-9][a-z0-9_-]*(/[a-zA-Z0-9_-][a-zA-Z0-9._-]*)*$")
 
@@ -59,14 +61,35 @@ class Store(Protocol):
     def sync(self, prefix: str) -> None:
         """Make durable what was written by path under a prefix."""
 
+    def flush(self, source: Path) -> None:
+        """Do ahead what is slow about `put_file`, where a lock is held around that."""
+
     def lock(self, name: str) -> AbstractContextManager[None]:
         """Exclude other threads and processes on this store."""
 
     def part(self) -> Path:
         """A fresh path for an upload in the making; `put_file` from there costs nothing."""
 
+    limit: Limit
+    """How much the store may hold."""
+
+    def claim(self, path: Path) -> None:
+        """Count what was written by path. Raises StoreFullError where the store may not hold it."""
+
+    def discard(self, path: Path) -> bool:
+        """Remove a part; False where it is not there."""
+
     def ensure_free(self, nbytes: int) -> None:
         """Raise StoreFullError where so many bytes do not fit."""
+
+    def touch(self, key: str) -> bool:
+        """Note that an object was used now; False where there is none."""
+
+    def touched(self, key: str) -> datetime:
+        """When an object was written or touched last. Raises NotFoundError."""
+
+    def size(self, key: str) -> int:
+        """Bytes of an object, or of everything under a prefix; 0 where there is nothing."""
 
     def sweep(self, older_than_s: float) -> int:
         """Remove what unfinished writes and uploads left; how many."""

@@ -10,13 +10,30 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
 from worker.errors import NotFoundError, StoreFullError
 from worker.store.base import check_key
+from worker.store.limit import SMALL_BYTES, Limit
+from worker.usage import counted, file_sizes, measure_counted
 
 TEMPORARY = ".tmp-"
+FOLDERS = (
+    "archives",
+    "datasets",
+    "jobs",
+    "models",
+    "names",
+    "contents",
+    "aliases",
+    "exports",
+    "feedback",
+    "idempotency",
+    "keys",
+)
+UPLOADS = "uploads"
 FULL = {errno.ENOSPC, errno.EDQUOT}
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 
@@ -24,9 +41,10 @@ NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EM
 class LocalStore:
     """`Store` on one folder of a local (or properly shared) file system."""
 
-    def __init__(self, root: Path, *, min_free_bytes: int = 0) -> None:
+    def __init__(self, root: Path, *, min_free_bytes: int = 0, max_bytes: int = 0) -> None:
         self.root = root
         self.min_free_bytes = min_free_bytes
+        self.limit = Limit(root / "run" / "used", max_bytes, lambda: measure_counted(root))
 
     # -- writing
 
@@ -35,20 +53,22 @@ class LocalStore:
         if create_only and target.exists():
             return False
         temporary = target.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
-        with _telling_full(len(data)):
+        with _telling_full(len(data)), self._counting(key, len(data)) as published:
             self._make_folder(target.parent)
             try:
                 with open(temporary, "xb") as file:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
-                return self._publish(temporary, target, create_only)
+                published.append(self._publish(temporary, target, create_only))
+                return published[-1]
             finally:
                 temporary.unlink(missing_ok=True)
 
     def put_file(self, key: str, source: Path, *, create_only: bool = False) -> bool:
         target = self.path(key)
-        with _telling_full(source.stat().st_size):
+        arrives = 0 if self._is_upload(source) else source.stat().st_size  # uploads were counted as they came
+        with _telling_full(source.stat().st_size), self._counting(key, arrives) as published:
             self._make_folder(target.parent)
             if source.stat().st_dev != target.parent.stat().st_dev:
                 copy = target.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
@@ -57,10 +77,34 @@ class LocalStore:
                 source = copy
             with open(source, "rb") as file:
                 os.fsync(file.fileno())
+            size = source.stat().st_size
             try:
-                return self._publish(source, target, create_only)
+                published.append(self._publish(source, target, create_only))
+                if not published[-1] and not arrives:
+                    self.limit.count(-size)  # an upload that is not kept
+                return published[-1]
             finally:
                 source.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _counting(self, key: str, nbytes: int) -> Iterator[list[bool]]:
+        """Count what is written in the block, which appends whether it was; and no longer what it replaces."""
+        published: list[bool] = []
+        if not self.limit.max_bytes or not counted(key):
+            yield published
+            return
+        before = _size(self.path(key))
+        if nbytes > SMALL_BYTES:
+            self.limit.take(nbytes)
+        else:
+            self.limit.count(nbytes)
+        try:
+            yield published
+        finally:
+            self.limit.count(-before if published == [True] else -nbytes)
+
+    def _is_upload(self, path: Path) -> bool:
+        return path.is_relative_to(self.root / UPLOADS)
 
     def _publish(self, temporary: Path, target: Path, create_only: bool) -> bool:
         if not create_only:
@@ -125,6 +169,22 @@ class LocalStore:
                     with contextlib.suppress(FileNotFoundError):
                         yield path.relative_to(self.root).as_posix(), path.stat().st_size
 
+    def touch(self, key: str) -> bool:
+        try:
+            os.utime(self.path(key))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def touched(self, key: str) -> datetime:
+        try:
+            return datetime.fromtimestamp(self.path(key).stat().st_mtime, UTC)
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotFoundError(f"The store has no {key}.") from None
+
+    def size(self, key: str) -> int:
+        return _size(self.path(key))
+
     # -- removing and moving
 
     def delete(self, prefix: str) -> bool:
@@ -138,6 +198,8 @@ class LocalStore:
         except FileNotFoundError:
             return False
         _sync_folder(target.parent)
+        if self.limit.max_bytes and counted(prefix):
+            self.limit.count(-_size(grave))
         _remove(grave)
         return True
 
@@ -171,6 +233,10 @@ class LocalStore:
                 _sync_folder(folder)
                 folder = folder.parent
 
+    def flush(self, source: Path) -> None:
+        with _telling_full(source.stat().st_size), open(source, "rb") as file:
+            os.fsync(file.fileno())
+
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:
         folder = self.root / "run" / "locks"
@@ -179,12 +245,34 @@ class LocalStore:
             fcntl.flock(file, fcntl.LOCK_EX)  # per open file: threads of one process exclude each other too
             yield
 
+    @contextlib.contextmanager
+    def try_lock(self, name: str) -> Iterator[bool]:
+        """Like `lock`, without waiting: whether it is held now."""
+        folder = self.root / "run" / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / check_key(name), "ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+
     # -- room
 
     def part(self) -> Path:
-        folder = self.root / "uploads"
+        folder = self.root / UPLOADS
         folder.mkdir(parents=True, exist_ok=True)
         return folder / f"{secrets.token_hex(16)}.part"
+
+    def claim(self, path: Path) -> None:
+        """Count what was written by path: a part, or the folder of something that is about to be kept.
+
+        Raises:
+            StoreFullError: it is beyond what the store may hold.
+        """
+        if self.limit.max_bytes:
+            self.limit.take(_size(path))
 
     def ensure_free(self, nbytes: int) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
@@ -194,6 +282,7 @@ class LocalStore:
                 f"The data volume has {free:,} bytes free; this needs {nbytes:,}, and {self.min_free_bytes:,} must "
                 "remain. Delete data sets or models, or make room."
             )
+        self.limit.ensure(nbytes)
 
     def writable(self) -> bool:
         probe = self.root / f"{TEMPORARY}{secrets.token_hex(8)}"
@@ -203,15 +292,26 @@ class LocalStore:
         return True
 
     def sweep(self, older_than_s: float) -> int:
+        return sum(self.discard(path) for path, _ in list(self.stale(older_than_s)))
+
+    def stale(self, older_than_s: float) -> Iterator[tuple[Path, int]]:
+        """What unfinished writes, removals and uploads left that long ago: path and bytes."""
         limit = time.time() - older_than_s
-        removed = 0
-        for folder in ("uploads", "trash"):
-            for path in (self.root / folder).glob("*"):
-                removed += _remove_old(path, limit)
-        for folder in ("jobs", "datasets", "models", "idempotency"):
-            for path in (self.root / folder).glob(f"**/{TEMPORARY}*"):
-                removed += _remove_old(path, limit)
-        return removed
+        paths = [path for folder in (UPLOADS, "trash") for path in (self.root / folder).glob("*")]
+        paths += [path for folder in FOLDERS for path in (self.root / folder).glob(f"**/{TEMPORARY}*")]
+        for path in sorted(paths):
+            with contextlib.suppress(FileNotFoundError):
+                if path.lstat().st_mtime <= limit:
+                    yield path, _size(path)
+
+    def discard(self, path: Path) -> bool:
+        """Remove a part, or something else that is no object; False where it is not there."""
+        if not os.path.lexists(path):
+            return False
+        if self.limit.max_bytes and self._is_upload(path):
+            self.limit.count(-_size(path))
+        _remove(path)
+        return True
 
 
 @contextlib.contextmanager
@@ -239,11 +339,10 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _remove_old(path: Path, limit: float) -> int:
+def _size(path: Path) -> int:
+    if path.is_dir():
+        return sum(file_sizes(path))
     try:
-        if path.lstat().st_mtime > limit:
-            return 0
-    except FileNotFoundError:
+        return path.lstat().st_size
+    except (FileNotFoundError, NotADirectoryError):
         return 0
-    _remove(path)
-    return 1

@@ -11,7 +11,12 @@ from worker.records import Outcome
 
 UseCase = Callable[[JobContext], Outcome]
 
-USE_CASES: Mapping[str, str] = {"tune": "worker.usecases.tune:run"}
+USE_CASES: Mapping[str, str] = {
+    "tune": "worker.usecases.tune:run",
+    "audit": "worker.usecases.audit:run",
+    "compare": "worker.usecases.compare:run",
+    "predict": "worker.usecases.batch_predict:run",
+}
 
 
 def find(kind: str, known: Mapping[str, str]) -> UseCase:
