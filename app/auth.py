@@ -6,94 +6,51 @@ Without a key the server is open, but only to this machine. Any web page the use
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated
 from urllib.parse import urlsplit
 
+import structlog
 from fastapi import Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import problems
+from app.access.keyring import OPEN_CALLER, Caller, Keyring
+from app.access.records import ADMIN, PREDICT, TUNE
+from app.access.repository import FOLDER, KeyRepository
+from app.context import context_of
 from app.problems import Problem
 from app.settings import LOOPBACK_NAMES, AppSettings
 from npt_core.errors import ConfigError
+from worker.store.local import LocalStore
 
-TUNE, PREDICT, ADMIN = "tune", "predict", "admin"
-ALL_SCOPES = frozenset({TUNE, PREDICT, ADMIN})
-MIN_KEY_LENGTH = 16
-_DIGEST = re.compile(r"sha256:([0-9a-fA-F]{64})")
+__all__ = ["ADMIN", "PREDICT", "TUNE", "Caller", "SiteGuard", "authorize", "keyring_of", "require"]
+
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::(\d{1,5}))?")
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-
-
-@dataclass(frozen=True)
-class Caller:
-    """Who sends a request: the start of the key's digest (never the key), and what it may do."""
-
-    id: str
-    scopes: frozenset[str]
-
-
-OPEN_CALLER = Caller("local", ALL_SCOPES)
-
-
-class Keyring:
-    """The configured keys, held as digests only.
-
-    Args:
-        entries: Keys as configured: `sha256:<hex>`, or plain text of at least 16 characters.
-
-    Raises:
-        ConfigError: An entry is neither.
-    """
-
-    def __init__(self, entries: Iterable[str]) -> None:
-        self._digests: list[bytes] = []
-        for number, entry in enumerate(entries, 1):
-            match = _DIGEST.fullmatch(entry)
-            if match:
-                self._digests.append(bytes.fromhex(match[1]))
-            elif entry.startswith("sha256:"):
-                raise ConfigError(f"API key {number} starts with `sha256:` but 64 hex digits must follow.")
-            elif len(entry) < MIN_KEY_LENGTH or not entry.isascii() or not entry.isprintable() or " " in entry:
-                raise ConfigError(
-                    f"API key {number} is refused: it needs at least {MIN_KEY_LENGTH} ASCII characters and no space. "
-                    'Make one with: python -c "import secrets; print(secrets.token_urlsafe(32))"'
-                )
-            else:
-                self._digests.append(hashlib.sha256(entry.encode()).digest())
-
-    @property
-    def is_open(self) -> bool:
-        """True where no key was configured."""
-        return not self._digests
-
-    def find(self, key: str) -> Caller | None:
-        """The caller a key belongs to. Every digest is compared, in constant time."""
-        digest = hashlib.sha256(key.encode("utf-8", errors="surrogateescape")).digest()
-        found = False
-        for known in self._digests:
-            found |= hmac.compare_digest(known, digest)
-        return Caller(digest.hex()[:12], ALL_SCOPES) if found else None
+_CHALLENGE = 'Bearer realm="npt-service"'
 
 
 def keyring_of(settings: AppSettings) -> Keyring:
-    """The keys of these settings.
+    """The keys of these settings, and of the store.
 
     Raises:
-        ConfigError: No key, and other machines could connect.
+        ConfigError: No key that is accepted, and other machines could connect; or the keys cannot be read.
     """
-    keyring = Keyring(settings.key_entries())
-    if keyring.is_open and settings.is_public:
+    try:
+        keyring = Keyring(settings.key_entries(), KeyRepository(LocalStore(settings.data_dir)))
+    except OSError as error:
         raise ConfigError(
-            f"NPT_HOST is {settings.host!r}, which other machines can reach, and no API key is configured. "
-            "Set NPT_API_KEYS or NPT_API_KEYS_FILE, or listen on 127.0.0.1."
+            f"The keys in {str(settings.data_dir / FOLDER)!r} cannot be read ({error}); give this user the right to."
+        ) from error
+    if settings.is_public and not keyring.has_usable:
+        raise ConfigError(
+            f"NPT_HOST is {settings.host!r}, which other machines can reach, and there is no API key. "
+            "Make one with `python -m app keys create --scope admin`, set NPT_API_KEYS or NPT_API_KEYS_FILE, "
+            "or listen on 127.0.0.1."
         )
     return keyring
 
@@ -111,21 +68,50 @@ async def authorize(
     """Dependency of every route that is not public.
 
     Raises:
-        Problem: 401 without a valid key, 403 where the key lacks a scope.
+        Problem: 401 without a valid key, 403 where the key lacks a scope, 429 where it sends too much.
     """
     keyring: Keyring = request.app.state.keyring
-    if keyring.is_open:
-        return OPEN_CALLER
-    caller = keyring.find(bearer.credentials if bearer else header or "")
-    challenge = {"WWW-Authenticate": 'Bearer realm="npt-service"'}
-    if caller is None:
-        given = bearer is not None or header is not None
-        detail = "The API key is not known here." if given else "This server needs an API key and none was sent."
-        raise Problem("unauthorized", detail, headers=challenge)
-    missing = set(scopes.scopes) - caller.scopes
+    caller: Caller | None = getattr(request.state, "caller", None)
+    if caller is None:  # a route may ask twice, for two scopes; it is one request
+        caller = OPEN_CALLER if keyring.is_open else _identified(keyring, bearer, header)
+        request.state.caller = caller
+        structlog.contextvars.bind_contextvars(key=caller.id)
+        await context_of(request).limiter.admit(caller)
+    require(caller, scopes.scopes)
+    return caller
+
+
+def require(caller: Caller, scopes: Iterable[str]) -> None:
+    """Refuse who lacks one of the scopes.
+
+    Raises:
+        Problem: 403.
+    """
+    needed = set(scopes)
+    missing = needed - caller.scopes
     if missing:
-        raise Problem("forbidden", f"The API key lacks the scope {', '.join(sorted(missing))}.")
-    request.state.caller = caller
+        raise Problem(
+            "forbidden",
+            f"The API key lacks the scope {', '.join(sorted(missing))}; use one that has it, which the operator makes "
+            "with `python -m app keys create`.",
+            headers={
+                "WWW-Authenticate": f'{_CHALLENGE}, error="insufficient_scope", scope="{" ".join(sorted(needed))}"'
+            },
+        )
+
+
+def _identified(keyring: Keyring, bearer: HTTPAuthorizationCredentials | None, header: str | None) -> Caller:
+    if bearer is None and header is None:
+        detail = (
+            "This server needs an API key and none was sent. Send `Authorization: Bearer KEY` or `X-API-Key: KEY`; the "
+            "operator makes one with `python -m app keys create`."
+        )
+        raise Problem("unauthorized", detail, headers={"WWW-Authenticate": _CHALLENGE})
+    key = bearer.credentials if bearer else header or ""
+    caller = keyring.find(key)
+    if caller is None:
+        challenge = f'{_CHALLENGE}, error="invalid_token"'
+        raise Problem("unauthorized", keyring.refusal(key), headers={"WWW-Authenticate": challenge})
     return caller
 
 
@@ -135,13 +121,13 @@ class SiteGuard:
     Args:
         app: What it protects.
         settings: Names and origins that are allowed.
-        open_access: No key is needed, so the Host header must be a known name. Where a key is needed a rebinding page
-            has none, and the name is only checked if the operator listed names.
+        is_open: Whether no key is needed now, so that the Host header must be a known name. Where a key is needed a
+            rebinding page has none, and the name is only checked if the operator listed names.
     """
 
-    def __init__(self, app: ASGIApp, settings: AppSettings, *, open_access: bool) -> None:
+    def __init__(self, app: ASGIApp, settings: AppSettings, is_open: Callable[[], bool]) -> None:
         self.app = app
-        self._check_host = open_access or bool(settings.allowed_hosts)
+        self._is_open, self._names_listed = is_open, bool(settings.allowed_hosts)
         names = {*LOOPBACK_NAMES, *(name.lower() for name in settings.allowed_hosts)}
         if settings.host not in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
             names.add(f"[{settings.host}]" if ":" in settings.host else settings.host.lower())
@@ -168,7 +154,7 @@ class SiteGuard:
         if match is None:
             return Problem("malformed-request", "The request needs exactly one valid Host header.")
         name, port = match[1].lower(), match[2]
-        if self._check_host and name not in self._names:
+        if name not in self._names and (self._names_listed or self._is_open()):
             return Problem(
                 "forbidden-host",
                 f"This server is not called {name!r}. Use {', '.join(sorted(self._names))}; "

@@ -29,6 +29,7 @@ class LoadingCache(Generic[K, V]):
         self._entries: OrderedDict[K, tuple[V, int]] = OrderedDict()
         self._loading: dict[K, asyncio.Task[V]] = {}
         self.nbytes = 0
+        self.hits = self.misses = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -47,7 +48,9 @@ class LoadingCache(Generic[K, V]):
         entry = self._entries.get(key)
         if entry is not None:
             self._entries.move_to_end(key)
+            self.hits += 1
             return entry[0]
+        self.misses += 1  # also where another caller's load is waited for
         task = self._loading.get(key)
         if task is None:
             task = asyncio.ensure_future(self._load(key, load))

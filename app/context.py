@@ -10,9 +10,12 @@ from typing import Annotated, ParamSpec, TypeVar
 from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
 
+from app.access.limits import Limiter
+from app.feedback_desk import FeedbackDesk
 from app.inference import Inference
 from app.memory import Room
 from app.metrics import Metrics
+from app.onnx_desk import OnnxDesk
 from app.settings import AppSettings
 from app.uploads import UploadDesk
 from worker.service import Services
@@ -28,7 +31,10 @@ class Context:
     settings: AppSettings
     services: Services
     inference: Inference
+    onnx: OnnxDesk
+    feedback: FeedbackDesk
     uploads: UploadDesk
+    limiter: Limiter
     metrics: Metrics
     idempotency: set[str]  # keys of requests that are being received right now
     predict_room: Room  # memory for images of all requests together

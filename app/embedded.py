@@ -19,6 +19,7 @@ from rich.markup import escape
 
 from app.auth import keyring_of
 from app.listener import listen
+from app.routes.health import LOADING
 from app.settings import AppSettings
 from worker.broker import Broker, forget, resolve_broker
 from worker.folderlock import FolderLock
@@ -78,7 +79,7 @@ def run_embedded(settings: AppSettings, console: Console | None = None) -> int:
     """
     setup_logging(settings)
     console = console or Console(highlight=False, soft_wrap=True)
-    keyring_of(settings)  # an open server on a public address is refused before anything is started
+    keyring = keyring_of(settings)  # an open server on a public address is refused before anything is started
     data = settings.data_dir.resolve()
     with (
         FolderLock(
@@ -98,7 +99,7 @@ def run_embedded(settings: AppSettings, console: Console | None = None) -> int:
             try:
                 with supervisor:
                     if supervisor.wait_ready() and wait_until_ready(supervisor, address, console):
-                        console.print(banner(settings, address, broker, data))
+                        console.print(banner(settings, address, broker, data, is_open=keyring.is_open))
                     supervisor.join()
             finally:
                 if broker.command is not None:
@@ -139,11 +140,17 @@ def commands(settings: AppSettings, broker: Broker, listener: socket.socket, add
 
 
 def wait_until_ready(supervisor: Supervisor, address: Address, console: Console) -> bool:
-    """Wait for /readyz, however long weights take to load, saying every now and then what it waits for."""
+    """Wait for /readyz, however long weights take to load, saying every now and then what it waits for.
+
+    A backbone that cannot be loaded is said, and not waited for: everything else works.
+    """
     say_at = time.monotonic() + STILL_WAITING_S
     while not supervisor.stopping():
         status, body = address.ask("/readyz")
         if status == http.HTTPStatus.OK:
+            return True
+        if trouble := backbone_trouble(body):
+            console.print(f"[bold]Attention:[/] {escape(trouble)}.")
             return True
         if time.monotonic() > say_at:
             console.print(f"Still starting: {body.decode(errors='replace')[:300]}", markup=False)
@@ -152,14 +159,25 @@ def wait_until_ready(supervisor: Supervisor, address: Address, console: Console)
     return False
 
 
-def banner(settings: AppSettings, address: Address, broker: Broker, data: Path) -> str:
+def backbone_trouble(body: bytes) -> str | None:
+    """What /readyz, not ready, says of a first backbone that cannot be loaded; None where it lacks something else."""
+    try:
+        checks = json.loads(body)["checks"]
+        missing = {name for name, check in checks.items() if not check["ok"]}
+        detail = str(checks["backbone"]["detail"])
+    except (ValueError, KeyError, TypeError):
+        return None
+    return detail if missing <= {"backbone", "workers"} and detail != LOADING else None
+
+
+def banner(settings: AppSettings, address: Address, broker: Broker, data: Path, *, is_open: bool) -> str:
     rows = {
         "API": address.url,
         "Docs": f"{address.url}/docs",
         "Data": str(data),
         "Backbone": f"{', '.join(settings.backbone_entries)} (device: {settings.device})",
         "Broker": str(broker.address),
-        "Access": "with an API key" if settings.key_entries() else "open to this machine",
+        "Access": "open to this machine" if is_open else "with an API key",
     }
     lines = [f"  [dim]{name:<9}[/] {escape(value)}" for name, value in rows.items()]
     return "\n".join(["", "[bold]NPT Service[/] is ready.", *lines, "", "Ctrl-C ends it.", ""])

@@ -4,12 +4,17 @@ owns the towers.
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from anyio import to_thread
+
 from app.settings import AppSettings
+from npt_core.errors import BackboneError, DataError, NPTError, OutOfMemoryError, OverloadedError
 from npt_core.serving.batcher import MicroBatcher
 
 if TYPE_CHECKING:
@@ -28,6 +33,8 @@ class Wish:
     features: bool
     tokens: bool
     pixels: bool
+    resize: str | None = None
+    """How it is fitted into the square, where the models want it in another way than the backbone's own."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +65,33 @@ class Loaded:
             on_batch=on_batch,
         )
 
+    async def look(
+        self,
+        pictures: Sequence[bytes],
+        *,
+        features: bool,
+        tokens: bool = False,
+        pixels: bool = False,
+        resize: str | None = None,
+    ) -> list[Seen | NPTError]:
+        """Decode and encode pictures; what cannot be read has its error in its place.
+
+        The same bytes twice are looked at once, so that they get the same answer.
+
+        Raises:
+            OverloadedError: Too much is waiting already.
+        """
+        keys = await to_thread.run_sync(lambda: [hashlib.sha256(data).digest() for data in pictures])
+        wishes = {key: Wish(data, features, tokens, pixels, resize) for key, data in zip(keys, pictures, strict=True)}
+        futures = self.batcher.submit_many(list(wishes.values()))
+        results = await asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
+        found = dict(zip(wishes, results, strict=True))
+        return [_seen_or_error(found[key]) for key in keys]
+
     def _prepare(self, wish: Wish) -> tuple[Wish, Tensor]:
         from npt_core.tuning.features import load_picture
 
-        return wish, load_picture(self.backbone, wish.data)
+        return wish, load_picture(self.backbone.with_resize(wish.resize), wish.data)
 
     def _run(self, items: Sequence[tuple[Wish, Tensor]]) -> list[Seen]:
         import torch
@@ -82,3 +112,13 @@ class Loaded:
             )
             for n, (wish, tensor) in enumerate(items)
         ]
+
+
+def _seen_or_error(result: Seen | BaseException) -> Seen | NPTError:
+    if isinstance(result, Seen | DataError):
+        return result
+    if isinstance(result, MemoryError):
+        return OutOfMemoryError("There was not enough memory to decode this image; send a smaller one.")
+    if isinstance(result, NPTError) and not isinstance(result, OverloadedError | BackboneError):
+        return result
+    raise result

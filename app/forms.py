@@ -2,16 +2,17 @@
 
 A framework's form parser spools files to TMPDIR without a limit and reports a full disk as a bad request. Here a file
 part goes to a sink chosen by its field while it arrives, every limit holds while bytes arrive, and a sender that
-falls silent is ended.
+falls silent or trickles is ended.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, Self
 from urllib.parse import parse_qsl
 
 import python_multipart
@@ -19,6 +20,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
+from app.pace import Pace, Patience
 from app.problems import Problem
 
 MAX_FIELD_BYTES = 1024 * 1024
@@ -55,6 +57,14 @@ class Form:
     fields: dict[str, list[str]] = field(default_factory=dict)
     files: list[FilePart] = field(default_factory=list)
 
+    @classmethod
+    def of_query(cls, request: Request) -> Self:
+        """The query's parameters as if they were fields: for requests whose body is a file."""
+        form = cls()
+        for name, value in request.query_params.multi_items():
+            form.fields.setdefault(name, []).append(value)
+        return form
+
     def one(self, name: str) -> str | None:
         """The value of a field that may appear once."""
         values = self.fields.get(name, [])
@@ -78,8 +88,8 @@ def media_type(request: Request) -> str:
     return request.headers.get("content-type", "").split(";", 1)[0].strip().lower()
 
 
-async def body_stream(request: Request, *, limit: int, idle_s: float, what: str) -> AsyncGenerator[bytes, None]:
-    """The body in chunks; ends a sender that is silent for `idle_s` or sends over `limit` bytes.
+async def body_stream(request: Request, *, limit: int, pace: Pace, what: str) -> AsyncGenerator[bytes, None]:
+    """The body in chunks; ends a sender that is slower than `pace` or sends over `limit` bytes.
 
     Raises:
         Problem: 408, 413, or 400 when the sender went away.
@@ -88,18 +98,21 @@ async def body_stream(request: Request, *, limit: int, idle_s: float, what: str)
     if announced is not None and announced > limit:
         raise too_large(what, limit)
     received = 0
+    patience = Patience(pace)
     stream = request.stream()
     try:
         while True:
+            began = time.monotonic()
             try:
-                async with asyncio.timeout(idle_s):
+                async with asyncio.timeout(patience.left_s):
                     chunk = await anext(stream)
             except StopAsyncIteration:
                 return
             except TimeoutError:
-                raise Problem("request-timeout", f"Nothing arrived for {idle_s:g} s.", close=True) from None
+                raise Problem("request-timeout", patience.over(), close=True) from None
             except ClientDisconnect:
                 raise Problem("malformed-request", "The connection ended before the request did.", close=True) from None
+            patience.arrived(len(chunk), time.monotonic() - began)
             received += len(chunk)
             if received > limit:
                 raise too_large(what, limit)
@@ -201,7 +214,7 @@ async def read_form(
     open_file: Callable[[str, str, str], Sink],
     *,
     limit: int,
-    idle_s: float,
+    pace: Pace,
     max_files: int,
     max_fields: int,
     what: str,
@@ -212,7 +225,7 @@ async def read_form(
         request: Whose body is read.
         open_file: Called with (field, filename, content type) of each file part; returns where its bytes go, or raises.
         limit: Most bytes of the whole body.
-        idle_s: Longest silence of the sender.
+        pace: How slowly it may arrive.
         max_files: Most file parts.
         max_fields: Most other parts.
         what: How the body is called in messages.
@@ -225,7 +238,7 @@ async def read_form(
     """
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind == b"application/x-www-form-urlencoded":
-        return await _read_urlencoded(request, idle_s, max_fields)
+        return await _read_urlencoded(request, pace, max_fields)
     if kind != b"multipart/form-data":
         found = media_type(request) or "nothing"
         raise Problem("unsupported-media-type", f"Content-Type is {found!r}; send multipart/form-data.", close=True)
@@ -236,7 +249,7 @@ async def read_form(
     callbacks = {f"on_{name}": getattr(reader, f"on_{name}") for name in (*names, "end")}
     try:
         parser = python_multipart.MultipartParser(options[b"boundary"], callbacks)  # type: ignore[arg-type]
-        async with contextlib.aclosing(body_stream(request, limit=limit, idle_s=idle_s, what=what)) as stream:
+        async with contextlib.aclosing(body_stream(request, limit=limit, pace=pace, what=what)) as stream:
             async for chunk in stream:
                 parser.write(chunk)
                 if reader.touched:
@@ -253,16 +266,21 @@ async def read_form(
     return reader.form
 
 
-async def _read_urlencoded(request: Request, idle_s: float, max_fields: int) -> Form:
+async def _read_urlencoded(request: Request, pace: Pace, max_fields: int) -> Form:
     body = b""
-    async with contextlib.aclosing(body_stream(request, limit=MAX_FIELD_BYTES, idle_s=idle_s, what="A form")) as stream:
+    async with contextlib.aclosing(body_stream(request, limit=MAX_FIELD_BYTES, pace=pace, what="A form")) as stream:
         async for chunk in stream:
             body += chunk
+    if body.count(b"&") >= max_fields:  # counted as the parser counts
+        raise Problem("malformed-request", f"The form has over {max_fields} fields.", close=True)
     try:
         text = body.decode("utf-8")
         pairs = parse_qsl(text, True, True, errors="strict", max_num_fields=max_fields) if text else []
     except ValueError:
-        raise Problem("malformed-request", "The form is not valid URL-encoded text.") from None
+        raise Problem(
+            "malformed-request",
+            "The body is no URL-encoded form. With curl: -F for fields, -H 'Content-Type: application/json' for JSON.",
+        ) from None
     form = Form()
     for name, value in pairs:
         form.fields.setdefault(name, []).append(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 
@@ -12,13 +12,16 @@ from anyio import CapacityLimiter
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from app import document, pages, problems
+from app import document, observe, pages, problems
+from app.access.limits import Limiter
 from app.auth import SiteGuard, keyring_of
 from app.context import Context, in_thread
+from app.feedback_desk import FeedbackDesk
 from app.inference import Inference
 from app.memory import Room
 from app.metrics import Metrics
 from app.middleware import Surroundings
+from app.onnx_desk import OnnxDesk
 from app.routes import ROUTERS
 from app.settings import AppSettings, get_app_settings
 from app.uploads import UploadDesk
@@ -38,8 +41,11 @@ TAGS = [
     {"name": "tune", "description": "From a zip to a job."},
     {"name": "jobs", "description": "What takes longer than a request."},
     {"name": "predict", "description": "What do these pictures show?"},
+    {"name": "compare", "description": "Several models on the same labelled images."},
     {"name": "models", "description": "Tuned classifiers and their reports."},
+    {"name": "feedback", "description": "Images a model was not sure about, to be labelled and learned from."},
     {"name": "data sets", "description": "Stored archives, by the hash of their content."},
+    {"name": "keys", "description": "Who may call; admin scope."},
     {"name": "about", "description": "What this server can use."},
     {"name": "health", "description": "No key needed."},
 ]
@@ -63,7 +69,11 @@ def create_app(settings: AppSettings | None = None, services: Services | None = 
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         async with _resources(settings, services, metrics) as context:
             app.state.context = context
-            yield
+            keyring.start()
+            try:
+                yield
+            finally:
+                await in_thread(keyring.stop)
 
     app = FastAPI(
         title=TITLE,
@@ -91,7 +101,7 @@ def create_app(settings: AppSettings | None = None, services: Services | None = 
             allow_headers=["Authorization", "X-API-Key", "Idempotency-Key", "Last-Event-ID", "Content-Type"],
             expose_headers=["Location", "Retry-After", "X-Request-ID"],
         )
-    app.add_middleware(SiteGuard, settings=settings, open_access=keyring.is_open)
+    app.add_middleware(SiteGuard, settings=settings, is_open=lambda: keyring.is_open)
     app.add_middleware(Surroundings, metrics=metrics)
     return app
 
@@ -107,36 +117,34 @@ async def _resources(
             stack.push_async_callback(in_thread, services.close)
             await in_thread(services.reaper.start)
         stack.push_async_callback(services.events.aclose)
-        uploads = UploadDesk(settings, services.store.part)
-        inference = Inference(settings, services.models, metrics)
+        limiter = Limiter(services.address, services.keys.prefix, settings)
+        stack.push_async_callback(limiter.aclose)
+        uploads = UploadDesk(settings, services.store, limiter)
+        inference = Inference(settings, services.models, services.catalogue, metrics)
         stack.push_async_callback(inference.close)
+        onnx = OnnxDesk(services.onnx, services.models, inference.backbones)
+        stack.push_async_callback(onnx.close)
+        feedback = FeedbackDesk(services.feedback, metrics)
+        stack.push_async_callback(in_thread, feedback.close)
         context = Context(
             settings=settings,
             services=services,
             inference=inference,
+            onnx=onnx,
+            feedback=feedback,
             uploads=uploads,
+            limiter=limiter,
             metrics=metrics,
             idempotency=set(),
             predict_room=Room(settings.predict_memory_bytes),
             ingest=CapacityLimiter(settings.uploads_at_once),
         )
-        metrics.collect_state(lambda: _state(context))
+        services.usage.start()
+        stack.push_async_callback(in_thread, services.usage.stop)
+        observe.install(metrics, context)
         if settings.preload:
-            stack.callback(inference.preload().cancel)
+            stack.callback(inference.backbones.preload().cancel)
         yield context
-
-
-def _state(context: Context) -> Mapping[str, Mapping[str, float]]:
-    """The gauges that are read when somebody asks; called in a thread."""
-    health = context.services.health()
-    return {
-        "jobs": {"queued": health["queued"], "running": health["running"]},
-        "workers": {"": health["workers"]},
-        "store_free_bytes": {"": health["free_bytes"]},
-        "predict_pending_images": context.inference.pending(),
-        "loaded_bytes": context.inference.loaded_bytes(),
-        "uploads_active": {"": context.uploads.active},
-    }
 
 
 def _version() -> str:

@@ -5,10 +5,18 @@ The registry belongs to the app, not to the process, so that tests can make many
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -16,6 +24,9 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # when each series began: twice the lines, read by nobody here
 
 
 class Metrics:
@@ -28,8 +39,8 @@ class Metrics:
         )
         self.request_seconds = Histogram(
             "npt_http_request_duration_seconds",
-            "Time from the request's headers to the end of its answer.",
-            ("method", "path"),
+            "Time from the request's headers to the end of its answer; status is its class, like 2xx.",
+            ("method", "path", "status"),
             buckets=SECONDS,
             registry=self.registry,
         )
@@ -55,13 +66,22 @@ class Metrics:
             buckets=SECONDS,
             registry=self.registry,
         )
+        self.feedback = Counter(
+            "npt_feedback_images",
+            "Images a model was not sure about: kept for a person to label, or dropped.",
+            ("outcome",),
+            registry=self.registry,
+        )
+        for outcome in ("kept", "dropped"):
+            self.feedback.labels(outcome)  # both stand at zero until something happens
         self.event_streams = Gauge("npt_event_streams", "Clients that follow a job.", registry=self.registry)
+        self.images_encoded, self._counting = 0, threading.Lock()
 
     def observe_request(self, method: str, path: str, status: int, seconds: float) -> None:
         """Count one answered request; `path` is a route's template, never a path of a client."""
         method = method if method in METHODS else "other"
         self.requests.labels(method, path, str(status)).inc()
-        self.request_seconds.labels(method, path).observe(seconds)
+        self.request_seconds.labels(method, path, f"{status // 100}xx").observe(seconds)
 
     def observe_batch(self, backbone: str) -> Callable[[int, float], None]:
         """What a batcher of that backbone calls after each batch."""
@@ -70,6 +90,8 @@ class Metrics:
         def observe(size: int, seconds: float) -> None:
             sizes.observe(size)
             durations.observe(seconds)
+            with self._counting:  # every backbone has a thread of its own
+                self.images_encoded += size
 
         return observe
 
@@ -85,7 +107,10 @@ class Metrics:
 STATE: Mapping[str, tuple[str, str]] = {
     "jobs": ("Jobs that have not ended, by status.", "status"),
     "workers": ("Workers seen lately.", ""),
+    "redis_up": ("1 where Redis answers.", ""),
     "store_free_bytes": ("Free space on the data volume.", ""),
+    "store_limit_bytes": ("What data sets, models, jobs, feedback and uploads may take; 0: no limit.", ""),
+    "store_bytes": ("Size of the files in the data folder, measured once a minute.", "kind"),
     "predict_pending_images": ("Images waiting for an answer.", "backbone"),
     "loaded_bytes": ("Memory of what is loaded to predict with.", "what"),
     "uploads_active": ("Uploads being received.", ""),

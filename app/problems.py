@@ -52,6 +52,7 @@ KINDS: dict[str, Kind] = {
     "method-not-allowed": Kind(405, "This path does not accept this method", "See the Allow header and /docs."),
     "request-timeout": Kind(408, "The request stopped arriving", "Send it again over a steadier connection."),
     "conflict": Kind(409, "The thing is in a state, or a use, that forbids this", "The detail says what holds it."),
+    "gone": Kind(410, "It was there and was removed", "The detail says how to have it made again."),
     "job-finished": Kind(409, "The job has ended", "Read its record: GET /jobs/{id}."),
     "idempotency-in-flight": Kind(409, "A request with this key is being worked on", _RETRY),
     "idempotency-mismatch": Kind(422, "This key was used for another request", "Use a new Idempotency-Key."),
@@ -65,6 +66,9 @@ KINDS: dict[str, Kind] = {
     "incompatible-config": Kind(422, "Settings that make no sense together", _FIX),
     "invalid-data": Kind(422, "The data cannot be used", _FIX),
     "invalid-archive": Kind(422, "The archive cannot be used", _FIX),
+    "invalid-model": Kind(422, "The file holds no model that can be used", "Export it again: GET /models/{id}/export."),
+    "invalid-edit": Kind(422, "The data set cannot be changed like this", _FIX),
+    "invalid-feedback": Kind(422, "The labels cannot be kept", _FIX),
     "unusable-dataset": Kind(422, "Nothing can be learned from this data set", _FIX),
     "invalid-image": Kind(422, "The image cannot be read", "Send JPEG, PNG, WebP, BMP, GIF or TIFF."),
     "invalid-prompt": Kind(422, "A class name cannot be used in a prompt", _FIX),
@@ -72,6 +76,7 @@ KINDS: dict[str, Kind] = {
     "duplicate-prompt": Kind(422, "Two classes are called by the same words", "Name them apart with `class_names`."),
     "unknown-backbone": Kind(422, "There is no such backbone", "Pick one of GET /backbones."),
     "unsupported-backbone": Kind(422, "This backbone cannot take prompts", "Pick another of GET /backbones."),
+    "not-exportable": Kind(422, "The model cannot be exported like this", "Use format=zip; the detail says why."),
     "no-labels": Kind(422, "Zero-shot needs class names", "Send `labels`, a JSON list of names."),
     # what the model or the server cannot do
     "fingerprint-mismatch": Kind(409, "The model was made with other weights", "Tune again with the present backbone."),
@@ -80,6 +85,8 @@ KINDS: dict[str, Kind] = {
     ),
     "backbone": Kind(503, "The backbone cannot be used", "The operator finds the reason in the log."),
     "backbone-unavailable": Kind(503, "The weights of the backbone cannot be had", "The detail says why."),
+    "extra-missing": Kind(501, "This server cannot do that as it is", "The operator installs what the detail names."),
+    "export-failed": Kind(500, "The export could not be made", "The operator finds the reason in the log."),
     "invalid-artefact": Kind(500, "The stored model cannot be read", "Tune again; the operator can restore the file."),
     "corrupt-record": Kind(500, "A stored record cannot be read", "The operator can restore the file."),
     "non-finite-loss": Kind(422, "The tuning diverged", "Lower `lr`."),
@@ -87,8 +94,11 @@ KINDS: dict[str, Kind] = {
     "overloaded": Kind(503, "The server is full", _RETRY),
     "not-ready": Kind(503, "The server is not ready", _RETRY),
     "broker-unavailable": Kind(503, "The queue does not answer", _RETRY),
-    "rate-limited": Kind(429, "This key has used up its share", _RETRY),
-    "store-full": Kind(507, "The data volume is full", "Delete data sets or models, or have the operator make room."),
+    "rate-limited": Kind(429, "This key sends too many requests", _RETRY),
+    "quota-exceeded": Kind(
+        429, "This key has uploaded what it may for today", "Wait for midnight (UTC), or ask for more."
+    ),
+    "store-full": Kind(507, "The store is full", "Delete data sets, models or jobs, or have the operator make room."),
     "internal-error": Kind(500, "The server made a mistake", "Report it with the request id; the log has the rest."),
     # how a job can end
     "cancelled": Kind(409, "The job was cancelled", "Start a new one."),
@@ -98,19 +108,22 @@ KINDS: dict[str, Kind] = {
 }
 """Explained at `/problems/<code>`."""
 
-_BY_STATUS = {
+BY_STATUS = {
     400: "malformed-request",
     401: "unauthorized",
     403: "forbidden",
     404: "not-found",
     405: "method-not-allowed",
     408: "request-timeout",
+    409: "conflict",
+    410: "gone",
     411: "length-required",
     413: "too-large",
     415: "unsupported-media-type",
     422: "invalid-request",
     429: "rate-limited",
     431: "headers-too-large",
+    501: "extra-missing",
     503: "not-ready",
     507: "store-full",
 }
@@ -210,13 +223,13 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:
-        faults = [Fault(_path(entry["loc"]), str(entry["msg"])) for entry in error.errors()]
+        faults = [Fault(*_in_words(entry)) for entry in error.errors()]
         detail = "The request is not accepted: " + "; ".join(f"{f.path}: {f.message}" for f in faults[:3]) + "."
         return response("invalid-request", detail, faults, instance=_instance(request))
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
-        code = _BY_STATUS.get(error.status_code, "internal-error" if error.status_code >= 500 else "malformed-request")
+        code = BY_STATUS.get(error.status_code, "internal-error" if error.status_code >= 500 else "malformed-request")
         detail = error.detail if isinstance(error.detail, str) else HTTPStatus(error.status_code).phrase
         if code == "not-found" and detail == "Not Found":
             detail = "Nothing is at this path; /docs lists what there is."
@@ -238,9 +251,25 @@ def unforeseen(instance: str) -> Response:
     return response("internal-error", detail, instance=instance)
 
 
+def _in_words(entry: Mapping[str, Any]) -> tuple[str, str]:
+    """Where a fault of a request is, and what it is, in words for who does not know how the server is built."""
+    path, kind = _path(entry["loc"]), str(entry["type"])
+    if kind == "json_invalid":
+        reason = (entry.get("ctx") or {}).get("error", "")
+        return "body", f"is not JSON ({reason} at character {path})"
+    if kind in ("model_attributes_type", "dict_type", "model_type"):
+        what = "a JSON object" if path else "a JSON object, sent with the header Content-Type: application/json"
+        return path or "body", f"must be {what}"
+    if kind == "extra_forbidden":
+        return path, "is not a field here"
+    if kind == "missing":
+        return path or "body", "is missing"
+    return path or "body", str(entry["msg"])
+
+
 def _path(location: Iterable[Any]) -> str:
     """`('query', 'limit')` as `limit`; a body field keeps its full path."""
     parts = [str(part) for part in location]
-    if len(parts) > 1 and parts[0] in ("query", "path", "header", "body", "cookie"):
+    if parts and parts[0] in ("query", "path", "header", "body", "cookie"):
         parts = parts[1:]
     return ".".join(parts)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from app import problems
 from npt_core.errors import Fault
-from worker.records import DatasetRecord, JobRecord, JobStatus, ModelRecord, Page
+from npt_core.serving.terms import Source
+from worker.records import JobRecord, JobStatus, Page
 from worker.records import Problem as StoredProblem
 
 T = TypeVar("T", bound=BaseModel)
@@ -69,7 +70,9 @@ class Progress(Answer):
     """Where a job is. Every field is null until it is known."""
 
     phase: str | None = Field(
-        default=None, description="unpacking, auditing, encoding, tuning, evaluating or saving.", examples=["tuning"]
+        default=None,
+        description="unpacking, auditing, encoding, tuning, evaluating, predicting or saving.",
+        examples=["tuning"],
     )
     step: int | None = None
     total_steps: int | None = None
@@ -98,12 +101,14 @@ class Job(Answer):
                 "config": {"method": "coop", "regularizer": "npt"},
                 "progress": {"phase": "tuning", "step": 420, "total_steps": 1000, "loss": 0.31, "eta_seconds": 9.5},
                 "queue_position": None,
+                "starts_in_seconds": None,
                 "cancel_requested": False,
                 "warnings": [],
                 "error": None,
                 "attempts": 1,
                 "counters": {"images_encoded": 160, "images_cached": 0, "steps": 420},
                 "metrics": None,
+                "result": None,
             }
         }
     )
@@ -119,13 +124,19 @@ class Job(Answer):
     model_id: str | None = Field(description="What a succeeded tuning made.")
     config: dict[str, Any]
     progress: Progress
-    queue_position: int | None = Field(description="Jobs before this one; null once it runs.")
+    queue_position: int | None = Field(description="Jobs that start before this one; null once it runs.")
+    starts_in_seconds: float | None = Field(
+        description="How long until it starts, judged by recent jobs and workers; null once it runs, and where unknown."
+    )
     cancel_requested: bool
     warnings: list[str]
     error: Problem | None
     attempts: int
     counters: dict[str, int | float]
     metrics: dict[str, Any] | None
+    result: dict[str, Any] | None = Field(
+        description="What it made that is no model: of predictions, counts and files."
+    )
 
     @classmethod
     def of(cls, record: JobRecord) -> Self:
@@ -144,156 +155,19 @@ class Job(Answer):
             config=record.config,
             progress=Progress.model_validate(progress | {"phase": progress.get("phase") or None}),
             queue_position=record.queue_position,
+            starts_in_seconds=record.starts_in_seconds,
             cancel_requested=record.cancel_requested,
             warnings=list(record.warnings),
             error=Problem.stored(record.error) if record.error else None,
             attempts=record.attempts,
             counters=dict(record.counters),
             metrics=record.metrics,
+            result=record.result,
         )
-
-
-class ClassCount(Answer):
-    """One class of a data set."""
-
-    label: str
-    images: int
-
-
-class Audit(Answer):
-    """What was found when looking at a data set: structure in the request, pixels when it is tuned on."""
-
-    status: str
-    findings: list[dict[str, Any]]
-
-
-class Dataset(Answer):
-    """A stored data set; its id is the hash of its content."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "id": DATASET_ID,
-                "created_at": WHEN,
-                "filename": "digits.zip",
-                "size_bytes": 61440,
-                "images": 32,
-                "classes": [{"label": "0", "images": 16}, {"label": "1", "images": 16}],
-                "splits": {"train": {"0": 16, "1": 16}},
-                "skipped": {".DS_Store": 1},
-                "left_out": [{"path": "1/broken.png", "message": "it is no image"}],
-                "audit": {"status": "structure", "findings": []},
-            }
-        }
-    )
-
-    id: str
-    created_at: datetime
-    filename: str | None = Field(description="As the sender called it.")
-    size_bytes: int
-    images: int
-    classes: list[ClassCount]
-    splits: dict[str, dict[str, int]] = Field(
-        description="Split name to images of each class; `train` alone where the archive has none."
-    )
-    skipped: dict[str, int] = Field(description="Kinds of files that were passed over, and how many.")
-    left_out: list[ErrorItem] = Field(description="Files that cannot be used, and why.")
-    audit: Audit
-
-    @classmethod
-    def of(cls, record: DatasetRecord) -> Self:
-        """A data set as the API tells it."""
-        totals = dict.fromkeys(record.labels, 0)
-        for counts in record.counts.values():
-            for label, images in counts.items():
-                totals[label] = totals.get(label, 0) + images
-        return cls(
-            id=record.id,
-            created_at=record.created_at,
-            filename=record.filename,
-            size_bytes=record.size,
-            images=record.images,
-            classes=[ClassCount(label=label, images=images) for label, images in totals.items()],
-            splits={split: dict(counts) for split, counts in record.counts.items() if split},
-            skipped=dict(record.skipped),
-            left_out=[ErrorItem(path=item.path, message=item.message) for item in record.faults],
-            audit=Audit(status=record.audit.get("status", "structure"), findings=record.audit.get("findings", [])),
-        )
-
-
-class Model(Answer):
-    """A tuned classifier."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "id": MODEL_ID,
-                "name": "digits",
-                "created_at": WHEN,
-                "backbone": "demo",
-                "method": "coop",
-                "regularizer": "npt",
-                "labels": ["0", "1"],
-                "metrics": {"tuned": {"accuracy": 0.94}, "zero_shot": {"accuracy": 0.71}},
-                "dataset_id": DATASET_ID,
-                "job_id": JOB_ID,
-                "parent": None,
-                "size_bytes": 21504,
-            }
-        }
-    )
-
-    id: str
-    name: str | None
-    created_at: datetime
-    backbone: str
-    method: str
-    regularizer: str
-    labels: list[str]
-    metrics: dict[str, Any]
-    dataset_id: str | None
-    job_id: str | None
-    parent: str | None = Field(description="The model this one continued from.")
-    size_bytes: int
-
-    @classmethod
-    def of(cls, record: ModelRecord) -> Self:
-        """A model as a list shows it."""
-        return cls.model_validate(_model_fields(record))
-
-
-class ModelDetail(Model):
-    """A tuned classifier with everything that makes it."""
-
-    backbone_fingerprint: str
-    manifest: dict[str, Any] = Field(description="The artefact's own description: config, prompts, samples, versions.")
-
-    @classmethod
-    def with_manifest(cls, record: ModelRecord, manifest: dict[str, Any]) -> Self:
-        """A model as it is shown alone."""
-        extra = {"backbone_fingerprint": record.backbone_fingerprint, "manifest": manifest}
-        return cls.model_validate(_model_fields(record) | extra)
-
-
-def _model_fields(record: ModelRecord) -> dict[str, Any]:
-    return {
-        "id": record.id,
-        "name": record.name,
-        "created_at": record.created_at,
-        "backbone": record.backbone,
-        "method": record.method,
-        "regularizer": record.regularizer,
-        "labels": list(record.labels),
-        "metrics": record.metrics,
-        "dataset_id": record.dataset_id,
-        "job_id": record.job_id,
-        "parent": record.parent,
-        "size_bytes": record.nbytes,
-    }
 
 
 class Listing(Answer, Generic[T]):
-    """One page, newest first."""
+    """One page of a list: newest first, aliases by name."""
 
     items: list[T]
     next_cursor: str | None = Field(description="Pass it as `cursor` to read on; null on the last page.")
@@ -308,7 +182,9 @@ class Scored(Answer):
     """One class an image may belong to."""
 
     label: str
-    probability: float = Field(description="Softmax over all classes asked for, 0 to 1.")
+    probability: float = Field(
+        description="Softmax over all classes asked for, 0 to 1; what it is worth is said by `calibrated`."
+    )
     similarity: float | None = Field(description="Cosine of image and class text; null where there is no class text.")
 
 
@@ -329,6 +205,11 @@ class Predictions(Answer):
             "example": {
                 "model": MODEL_ID,
                 "backbone": "demo",
+                "calibrated": True,
+                "temperature": 1.27,
+                "reject_below": 0.5,
+                "reject_below_from": "request",
+                "priors_applied": False,
                 "predictions": [
                     {
                         "filename": "a.png",
@@ -342,7 +223,17 @@ class Predictions(Answer):
     )
 
     model: str
+    alias: str | None = Field(default=None, description="What the model was asked for by, where that was an alias.")
     backbone: str
+    calibrated: bool = Field(
+        description="Whether the probabilities may be read as frequencies: a temperature was fitted on held-out "
+        "images, and every label is one it was fitted on."
+    )
+    temperature: float = Field(description="What the logits were divided by; 1 where none was fitted.")
+    reject_below: float = Field(description="The threshold of `rejected` that was used; 0 rejects nothing.")
+    reject_below_from: Source = Field(description="Who stated it; `default`: nobody.")
+    priors_applied: bool = Field(description="The probabilities are those for class frequencies that were stated.")
+    priors_from: Literal["request", "alias"] | None = Field(default=None, description="Who stated them.")
     predictions: list[Prediction]
     warnings: list[str] = Field(default_factory=list)
 

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
+from app.pace import Pace
 from npt_core.errors import ConfigError
 from worker.settings import GIB, MIB, WorkerSettings
 
@@ -49,9 +50,25 @@ class AppSettings(WorkerSettings):
         description="Origins of other sites whose pages may call the API, comma separated; none by default.",
     )
 
+    # What a key may use up
+    key_requests_per_minute: int = Field(
+        default=6000, ge=0, le=1_000_000, description="Requests a minute of one API key; 0: no limit."
+    )
+    key_burst: int = Field(
+        default=600, ge=1, le=1_000_000, description="Requests that a key may save up and send at once."
+    )
+    key_upload_bytes_per_day: int = Field(
+        default=100 * GIB, ge=0, description="Bytes of archives that one API key may upload a day (UTC); 0: no limit."
+    )
+
     # Uploads
     uploads_at_once: int = Field(default=4, ge=1, le=1000, description="Uploads received at once; more get 503.")
     upload_idle_s: float = Field(default=30.0, gt=0, description="An upload that sends nothing for this long is ended.")
+    upload_min_bytes_per_s: int = Field(
+        default=16 * 1024,
+        ge=0,
+        description="An upload that falls NPT_UPLOAD_IDLE_S behind so many bytes a second is ended; 0: no limit.",
+    )
 
     # Predictions
     max_images: int = Field(default=64, ge=1, le=10_000, description="Most images in one request.")
@@ -79,6 +96,11 @@ class AppSettings(WorkerSettings):
     @classmethod
     def _no_file(cls, value: object) -> object:
         return None if value == "" else value
+
+    @property
+    def upload_pace(self) -> Pace:
+        """How slowly the body of a request may arrive."""
+        return Pace(self.upload_idle_s, self.upload_min_bytes_per_s)
 
     @property
     def is_public(self) -> bool:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,9 +20,12 @@ import structlog
 from anyio import to_thread
 from starlette.requests import Request
 
+from app.access.keyring import Caller
+from app.access.limits import Limiter
 from app.forms import Form, Sink, body_stream, content_length, media_type, read_form, too_large
 from app.problems import DISK_FULL, Problem
 from app.settings import AppSettings
+from worker.store.local import LocalStore
 
 log = structlog.get_logger(__name__)
 
@@ -30,6 +34,8 @@ FREE_CHECK_BYTES = 64 * 1024 * 1024
 FORM_OVERHEAD_BYTES = 4 * 1024 * 1024  # room for the other fields and the boundaries around the file
 ZIP_TYPES = frozenset({"application/zip", "application/x-zip-compressed", "application/octet-stream"})
 RETRY_AFTER_S = 10.0
+
+Count = Callable[[int], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -46,14 +52,18 @@ class PartFile:
     """A sink on the data volume. Writes and hashes in a thread, a megabyte at a time.
 
     Args:
-        path: Where the file grows.
+        store: Where the file grows; refuses what is more than it may hold.
         limit: Most bytes.
         reserve: Bytes that must stay free on the volume.
         filename: The sender's name for it; text only.
+        count: Told how many bytes have arrived, before they are written; raises to refuse them.
     """
 
-    def __init__(self, path: Path, *, limit: int, reserve: int, filename: str = "") -> None:
-        self.path = path
+    def __init__(
+        self, store: LocalStore, *, limit: int, reserve: int, filename: str = "", count: Count | None = None
+    ) -> None:
+        self._store, self.path = store, store.part()
+        self._count = count
         self.filename, self.size = filename, 0
         self._limit, self._reserve = limit, reserve
         self._digest = hashlib.sha256()
@@ -77,16 +87,22 @@ class PartFile:
     async def flush(self) -> None:
         """Write what was taken, once it is worth a thread."""
         if self._waiting_bytes >= FLUSH_BYTES:
-            await to_thread.run_sync(self._write)
+            await self._keep()
 
     async def finish(self) -> Upload:
         """Write the rest; the file is complete."""
-        await to_thread.run_sync(self._write)
+        await self._keep()
         await to_thread.run_sync(self.close)
         return Upload(self.path, self.filename, self.size, self._digest.hexdigest())
 
+    async def _keep(self) -> None:
+        if self._count is not None:
+            await self._count(self._waiting_bytes)
+        await to_thread.run_sync(self._write)
+
     def _write(self) -> None:
         chunks, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        self._store.limit.take(sum(map(len, chunks)))
         try:
             if self._file is None:
                 self._file = self.path.open("xb", buffering=0)
@@ -112,7 +128,7 @@ class PartFile:
         with contextlib.suppress(OSError):
             self.close()
         with contextlib.suppress(OSError):
-            self.path.unlink(missing_ok=True)
+            self._store.discard(self.path)
 
 
 def _disk_problem(error: OSError) -> Problem:
@@ -144,11 +160,12 @@ class UploadDesk:
 
     Args:
         settings: Limits.
-        new_part: Names a fresh `.part` file; what is left there by a crash is swept by the store.
+        store: Where uploads grow as `.part` files; what is left there by a crash is swept.
+        limiter: Counts what each key uploads.
     """
 
-    def __init__(self, settings: AppSettings, new_part: Callable[[], Path]) -> None:
-        self._settings, self._new_part = settings, new_part
+    def __init__(self, settings: AppSettings, store: LocalStore, limiter: Limiter) -> None:
+        self._settings, self._store, self._limiter = settings, store, limiter
         self.active = 0
 
     @contextmanager
@@ -181,7 +198,7 @@ class UploadDesk:
         The upload is deleted when the block ends, unless somebody moved it away.
 
         Raises:
-            Problem: 400, 408, 411, 413, 415, 503, 507; the connection is closed after most of them.
+            Problem: 400, 408, 411, 413, 415, 429, 503, 507; the connection is closed after most of them.
         """
         with self.seat():
             parts: list[PartFile] = []
@@ -196,20 +213,29 @@ class UploadDesk:
     ) -> tuple[Form, Upload | None]:
         settings = self._settings
         limit = settings.max_archive_bytes
+        caller: Caller = request.state.caller
         announced = content_length(request)
         if announced is not None:
             if announced > limit + FORM_OVERHEAD_BYTES:
                 raise too_large("An archive", limit)
+            await self._limiter.expect_upload(caller, announced)
             await to_thread.run_sync(check_room, settings.data_dir, announced, settings.min_free_bytes)
+            await to_thread.run_sync(self._store.limit.ensure, announced)
 
         def open_part(filename: str) -> PartFile:
-            part = PartFile(self._new_part(), limit=limit, reserve=settings.min_free_bytes, filename=filename)
+            part = PartFile(
+                self._store,
+                limit=limit,
+                reserve=settings.min_free_bytes,
+                filename=filename,
+                count=partial(self._limiter.count_upload, caller),
+            )
             parts.append(part)
             return part
 
         if media_type(request) in ZIP_TYPES and file_field == "file":
             part = open_part(request.query_params.get("filename", "")[:255])
-            stream = body_stream(request, limit=limit, idle_s=settings.upload_idle_s, what="An archive")
+            stream = body_stream(request, limit=limit, pace=settings.upload_pace, what="An archive")
             async with contextlib.aclosing(stream) as chunks:
                 async for chunk in chunks:
                     part.write(chunk)
@@ -227,7 +253,7 @@ class UploadDesk:
             request,
             open_file,
             limit=limit + FORM_OVERHEAD_BYTES,
-            idle_s=settings.upload_idle_s,
+            pace=settings.upload_pace,
             max_files=1,
             max_fields=max_fields,
             what="An upload",

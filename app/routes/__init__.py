@@ -4,14 +4,38 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from app.routes import datasets, health, jobs, meta, models, predict, tune
+from app.routes import (
+    aliases,
+    batches,
+    compare,
+    dataset_edits,
+    datasets,
+    embed,
+    exchange,
+    feedback,
+    health,
+    jobs,
+    keys,
+    meta,
+    models,
+    predict,
+    tune,
+)
 
 ROUTERS: tuple[APIRouter, ...] = (
     tune.router,
     datasets.router,
+    dataset_edits.router,
     jobs.router,
     predict.router,
+    batches.router,
+    embed.router,
+    compare.router,
     models.router,
+    aliases.router,
+    exchange.router,
+    feedback.router,
+    keys.router,
     meta.router,
     health.router,
 )

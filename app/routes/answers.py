@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import Path, Query
 
 from app import schemas
-from app.problems import MEDIA_TYPE
+from app.problems import BY_STATUS, KINDS, MEDIA_TYPE, as_dict
 
 _TEXTS: dict[int, str] = {
     400: "The request cannot be read",
@@ -16,12 +16,22 @@ _TEXTS: dict[int, str] = {
     404: "There is no such thing",
     408: "The request stopped arriving",
     409: "The state of the thing forbids this",
+    410: "It was there, and was removed",
     413: "The request is too large",
     415: "Another content type is needed",
     422: "The content cannot be used; `errors` lists every fault",
+    429: "This API key sends too many requests, or has uploaded what it may for today; see Retry-After",
+    501: "This server lacks a package that this needs",
     503: "The server is full or not ready; see Retry-After",
-    507: "The data volume is full",
+    507: "The store is full: the data volume, or what it may hold",
 }
+
+
+def problem_body(status: int) -> dict[str, Any]:
+    """What OpenAPI says of the body of a problem: its schema, and what one of that status looks like."""
+    code = BY_STATUS[status]
+    example = as_dict(code, KINDS[code].remedy, status=status)
+    return {"schema": {"$ref": f"#/components/schemas/{schemas.Problem.__name__}"}, "example": example}
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -30,10 +40,10 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {
         status: {
             "description": _TEXTS[status],
-            "content": {MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{schemas.Problem.__name__}"}}},
-            **(retry if status == 503 else {}),
+            "content": {MEDIA_TYPE: problem_body(status)},
+            **(retry if status in (429, 503) else {}),
         }
-        for status in sorted({401, 403, *statuses})
+        for status in sorted({401, 403, 429, *statuses})
     }
 
 

@@ -12,6 +12,9 @@ from worker.service import Services
 
 router = APIRouter(tags=["health"])
 
+_METRICS = "# HELP npt_workers Workers seen lately.\n# TYPE npt_workers gauge\nnpt_workers 1.0\n"
+LOADING = "the first backbone is being loaded into memory"
+
 
 @router.get("/livez", operation_id="livez")
 async def livez() -> Liveness:
@@ -27,15 +30,18 @@ async def livez() -> Liveness:
 async def readyz(context: Ctx, response: Response) -> Readiness:
     """The service can take work: the store is writable, Redis answers, its state is restored, a backbone is in memory.
 
-    A missing worker is said but does not count: jobs are accepted and wait for one. Nor does a backbone that cannot be
-    loaded: `GET /backbones` says why, and everything that does not need it works.
+    A missing worker is said but does not count: jobs are accepted and wait for one. Nor does a further backbone that
+    cannot be loaded. Where the first one was to be loaded at the start and cannot be, the service is not ready, and
+    tries again every minute; `GET /backbones` says why, and everything that does not need it works.
     """
     checks = await in_thread(readiness, context.services)
-    loading, trouble = context.inference.preloading, context.inference.in_trouble
-    cannot = "a backbone cannot be loaded: GET /backbones says which and why"  # not here: /readyz needs no key
-    bad = "the first backbone is being loaded into memory" if loading else cannot
-    checks["backbone"] = _check(not loading and not trouble, "nothing is being waited for", bad)
-    forgiven = {"workers"} if loading else {"workers", "backbone"}
+    backbones = context.inference.backbones
+    loading, lacking = backbones.preloading, backbones.lacks_first
+    which = "the first backbone" if lacking else "a backbone"
+    cannot = f"{which} cannot be loaded: GET /backbones says why"  # not here: /readyz needs no key
+    bad = LOADING if loading else cannot
+    checks["backbone"] = _check(not loading and not backbones.in_trouble, "nothing is being waited for", bad)
+    forgiven = {"workers"} if loading or lacking else {"workers", "backbone"}
     ready = all(check.ok for name, check in checks.items() if name not in forgiven)
     if not ready:
         response.status_code = 503
@@ -67,7 +73,12 @@ def _check(ok: bool, good: str, bad: str) -> Check:
     "/metrics",
     operation_id="metrics",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus text"}},
+    responses={
+        200: {
+            "content": {"text/plain": {"schema": {"type": "string"}, "example": _METRICS}},
+            "description": "Prometheus text",
+        }
+    },
 )
 async def metrics(context: Ctx) -> Response:
     """Counts, latencies, queue depths, batch sizes: the Prometheus text format."""

@@ -19,7 +19,7 @@ _READ = Security(authorize, scopes=[PREDICT])
 @router.get("/backbones", operation_id="list_backbones", responses=problems(), dependencies=[_READ])
 async def list_backbones(context: Ctx) -> Backbones:
     """The frozen CLIPs this server tunes and predicts with, as the operator configured them."""
-    found = await context.inference.describe_backbones()
+    found = await context.inference.backbones.describe()
     return Backbones(backbones=[BackboneInfo.model_validate(entry) for entry in found])
 
 

@@ -18,9 +18,23 @@ from tests.support.redis_server import RedisServer
 def quiet_logs() -> None:
     """Log lines through the standard library, where pytest catches them, and without pictures of tracebacks."""
     structlog.configure(
-        processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
         logger_factory=structlog.stdlib.LoggerFactory(),
     )
+
+
+@pytest.fixture
+def logging_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For commands that run in this process: they do not set up logging.
+
+    Loggers keep what they were first used with, and every later test would log to a stream that is closed by then.
+    """
+    for module in ("app.cli.gc", "app.cli.keys", "app.embedded", "app.server"):
+        monkeypatch.setattr(f"{module}.setup_logging", lambda *_: None)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from app.server import check_backbones
 from npt_core.errors import UnknownBackboneError
 
 
+@pytest.mark.usefixtures("logging_left_alone")
 @pytest.mark.parametrize(
     ("settings", "code", "words"),
     [

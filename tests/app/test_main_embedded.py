@@ -116,7 +116,7 @@ def test_kill_9_leaves_nothing_the_folder_serves_again_and_ctrl_c_leaves_nothing
         wait_gone(members)
         with pytest.raises(httpx.TransportError):
             again.client.get("/livez")
-    assert {path.name for path in (data / "run").iterdir()} - {"broker.log", "service.lock"} == set()
+    assert {path.name for path in (data / "run").iterdir()} - {"broker.log", "service.lock", "locks", "swept"} == set()
     assert "does not stop" not in again.log.read_text()
 
 

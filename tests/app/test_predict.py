@@ -287,9 +287,13 @@ class TestRefused:
 
 @given(
     st.dictionaries(
-        st.sampled_from(["model", "top_k", "reject_below", "labels", "backbone", "other"]),
+        st.sampled_from(["model", "top_k", "reject_below", "priors", "labels", "backbone", "other"]),
         st.lists(
-            st.text(max_size=20) | st.from_regex(r"-?\d{1,4}(\.\d{1,3})?", fullmatch=True), min_size=1, max_size=2
+            st.text(max_size=20)
+            | st.from_regex(r"-?\d{1,4}(\.\d{1,3})?", fullmatch=True)
+            | st.dictionaries(st.text(max_size=3), st.floats() | st.integers(-1, 9), max_size=3).map(json.dumps),
+            min_size=1,
+            max_size=2,
         ),
     )
 )
@@ -300,5 +304,6 @@ def test_options_are_usable_or_refused(fields: dict[str, list[str]]) -> None:
         return  # any other error fails the test
     assert question.models
     assert 1 <= question.top_k <= 1000
-    assert 0 <= question.reject_below <= 1
+    assert question.terms.reject_below is None or 0 <= question.terms.reject_below <= 1
+    assert question.terms.priors is None or all(value >= 0 for value in question.terms.priors.values())
     assert question.labels is None or 2 <= len(set(question.labels)) == len(question.labels)

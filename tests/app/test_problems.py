@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import pkgutil
 from typing import Any
 
@@ -134,6 +135,17 @@ class TestOurMistakes:
         assert "RuntimeError" not in answer.text
         assert answer.headers["x-request-id"] == "my-request-1"
         assert answer.headers["x-content-type-options"] == "nosniff"
+
+    def test_are_logged_once_with_the_request_and_without_the_key(
+        self, broken: Api, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        headers = {"X-Request-ID": "my-request-2", "Authorization": "Bearer npt_a-key-that-is-nobodys-business"}
+        broken.client.get("/jobs", headers=headers)
+        told = [record.getMessage() for record in caplog.records if "RuntimeError" in record.getMessage()]
+        assert len(told) == 1
+        line = json.loads(told[0])
+        assert (line["event"], line["request"], line["path"]) == ("unforeseen error", "my-request-2", "/jobs")
+        assert "nobodys-business" not in caplog.text
 
     def test_are_logged_and_counted(self, broken: Api) -> None:
         with structlog.testing.capture_logs() as lines:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.problems import Problem
-from app.routes.tune import parse_config
+from app.routes.tune import check_config, read_config
 from npt_core.errors import NPTError
 from tests.support.api import Api, archive, coloured_zip, png
 
@@ -75,6 +75,11 @@ class TestAccepted:
         assert config["method_config"]["n_ctx"] == 2
         assert config["method_config"]["class_specific"] is False
 
+    def test_a_share_that_is_left_to_be_chosen(self, api: Api, dataset: str) -> None:
+        answer = tune(api, config={"tuned_share": "auto"}, dataset_id=dataset)
+        assert answer.status_code == 202, answer.text
+        assert answer.json()["config"]["tuned_share"] == "auto"
+
     def test_a_picture_under_two_labels_is_told(self, api: Api) -> None:
         pictures = {f"{colour}/{n}.png": png(colour, n + 700) for colour in ("red", "blue") for n in range(3)}
         data = archive(pictures | {"blue/wrong.png": png("red", 700)})
@@ -111,6 +116,11 @@ class TestRefused:
         config = {"epochs": 0, "lr": -1, "surprise": 1, "method_config": {"n_ctx": 0}}
         body = refused(tune(api, config=config, dataset_id=dataset), 422, "invalid-config")
         assert {"epochs", "lr", "surprise"} <= {one["path"] for one in body["errors"]}
+
+    @pytest.mark.parametrize("config", [{"tuned_share": "half"}, {"tuned_share": "auto", "method": "zero_shot"}])
+    def test_a_share_of_nothing(self, api: Api, dataset: str, config: dict[str, Any]) -> None:
+        body = refused(tune(api, config=config, dataset_id=dataset), 422, "invalid-config")
+        assert [one["path"] for one in body["errors"]] == ["tuned_share"]
 
     def test_a_bad_config_stores_no_data_set(self, api: Api) -> None:
         before = api.client.get("/datasets", params={"limit": 200}).json()["items"]
@@ -162,6 +172,15 @@ class TestIdempotency:
         assert again.headers["idempotency-replayed"] == "true"
         assert again.headers["location"] == first.headers["location"]
 
+    def test_a_replay_stores_nothing(self, api: Api) -> None:
+        data = coloured_zip(4, first_seed=500)
+        first = tune(api, data, key="k-5").json()
+        api.client.post(f"/jobs/{first['id']}/cancel")
+        assert api.client.delete(f"/datasets/{first['dataset_id']}").status_code == 204
+        assert tune(api, data, key="k-5").json()["id"] == first["id"]
+        assert not api.services.datasets.exists(first["dataset_id"])
+        assert api.parts() == []
+
     def test_another_request_under_the_same_key(self, api: Api, dataset: str) -> None:
         assert tune(api, dataset_id=dataset, key="k-2").status_code == 202
         refused(tune(api, config={"seed": 2}, dataset_id=dataset, key="k-2"), 422, "idempotency-mismatch")
@@ -205,7 +224,23 @@ KNOWN = st.sampled_from(
 @given(st.text(max_size=30) | JSON.map(json.dumps) | st.dictionaries(KNOWN, JSON, max_size=4).map(json.dumps))
 def test_a_config_is_canonical_or_refused(text: str) -> None:
     try:
-        config = parse_config(text, ("demo",))
+        config = check_config(read_config(text), ("demo",))
     except (Problem, NPTError):
         return  # anything else would be a mistake of ours
-    assert parse_config(json.dumps(config), ("demo",)) == config
+    assert check_config(config, ("demo",)) == config
+
+
+def test_a_misspelt_method_is_answered_with_all_there_are(api: Api, dataset: str) -> None:
+    body = refused(tune(api, config={"method": "coopp"}, dataset_id=dataset), 422, "invalid-config")
+    assert body["errors"][0]["message"].startswith("There is no method 'coopp'; accepted: auto, ")
+    assert body["detail"].startswith("The tune config cannot be used")
+
+
+def test_a_tuning_has_no_results_and_never_will(api: Api, dataset: str) -> None:
+    job = tune(api, dataset_id=dataset).json()
+    refused(api.client.get(f"/jobs/{job['id']}/results"), 404, "not-found")
+    api.client.post(f"/jobs/{job['id']}/cancel")
+
+
+def test_an_alias_in_the_place_of_an_id_is_told_where_to_look(api: Api) -> None:
+    assert "GET /aliases" in refused(api.client.get("/models/champion"), 404, "not-found")["detail"]

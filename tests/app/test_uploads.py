@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from app import uploads
+from app import bodies, uploads
 from app.settings import AppSettings
 from tests.support.api import Api, archive, coloured_zip, png, running_api
 
@@ -169,6 +169,28 @@ class TestLimits:
         assert '"request-timeout"' in text
         assert clean(small)
 
+    @pytest.mark.parametrize("lines", ["Content-Length: 100000", "Transfer-Encoding: chunked"])
+    def test_a_trickling_sender_is_ended_and_its_place_is_free(self, small: Api, lines: str) -> None:
+        piece = b"x" if "Length" in lines else b"1\r\nx\r\n"
+        with talk(small) as line:
+            line.sendall(head(small, lines) + piece)
+            trickle(line, piece, 200)
+            status, text = hear(line)
+        assert status == 408
+        assert "16,384 bytes a second" in text
+        assert clean(small)
+        assert small.client.post("/datasets", content=coloured_zip(3, 60), headers=ZIP).status_code in (200, 201)
+
+    def test_a_small_body_that_trickles_is_ended_too(self, plain: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(bodies, "WHOLE_S", 0.5)
+        about = f"Host: {urlsplit(plain.url).netloc}\r\nContent-Type: application/json\r\nContent-Length: 60"
+        with talk(plain) as line:
+            line.sendall(f"PUT /aliases/slow HTTP/1.1\r\n{about}\r\n\r\n{{".encode())
+            trickle(line, b" ", 50)
+            status, text = hear(line)
+        assert status == 408
+        assert "took over 0.5 s" in text
+
     def test_a_sender_that_hangs_up(self, small: Api) -> None:
         with talk(small) as line:
             line.sendall(head(small, "Content-Length: 100000") + b"PK\x03\x04" + b"x" * 50_000)
@@ -298,6 +320,16 @@ def talk(api: Api) -> socket.socket:
 def head(api: Api, *lines: str) -> bytes:
     text = [f"POST /datasets HTTP/1.1\r\nHost: {urlsplit(api.url).netloc}", "Content-Type: application/zip", *lines]
     return ("\r\n".join(text) + "\r\n\r\n").encode()
+
+
+def trickle(line: socket.socket, piece: bytes, times: int) -> None:
+    """Send a piece ten times a second, until it is hung up on."""
+    for _ in range(times):
+        try:
+            line.sendall(piece)
+        except OSError:
+            return
+        threading.Event().wait(0.1)
 
 
 def hear(line: socket.socket) -> tuple[int, str]:

@@ -68,7 +68,8 @@ def test_the_record_says_what_was_done(tuned: dict[str, Any]) -> None:
     assert job["dataset_id"]
     assert job["error"] is None
     assert job["attempts"] == 1
-    assert job["counters"]["images_encoded"] == 160
+    counters = job["counters"]
+    assert counters["images_encoded"] + counters["images_cached"] == 160  # other tests know some of these pictures
     assert job["started_at"] <= job["finished_at"]
 
 

@@ -110,8 +110,17 @@ def coloured_zip(per_class: int = 3, first_seed: int = 0, colours: tuple[str, ..
     return archive({f"{colour}/{n}.png": png(colour, first_seed + n) for colour in colours for n in range(per_class)})
 
 
-def store_model(services: Services, backbone_entry: str, *, name: str = "colours", **method: Any) -> str:
-    """Save an untuned CoOp classifier of three colours as a model of the store; returns its id."""
+def store_model(
+    services: Services,
+    backbone_entry: str,
+    *,
+    name: str = "colours",
+    method: str = "coop",
+    calibration: Mapping[str, Any] | None = None,
+    labels: tuple[str, ...] = ("red", "green", "blue"),
+    **config: Any,
+) -> str:
+    """Save an untuned classifier, of three colours by default, as a model of the store; returns its id."""
     import torch
 
     from npt_core.classifier import Classifier, describe_class
@@ -121,17 +130,18 @@ def store_model(services: Services, backbone_entry: str, *, name: str = "colours
     from worker.records import ModelDraft
 
     backbone = load_backbone(backbone_entry, device="cpu")
-    classes = [ClassPrompt(label) for label in ("red", "green", "blue")]
-    cls = get_method("coop")
-    config = cls.Config.from_dict(method)
-    tuned = cls(config, backbone, classes, generator=torch.Generator().manual_seed(0))
+    classes = [ClassPrompt(label) for label in labels]
+    cls = get_method(method)
+    settings = cls.Config.from_dict(config)
+    tuned = cls(settings, backbone, classes, generator=torch.Generator().manual_seed(0))
     manifest = {
         "format": 1,
-        "method": "coop",
-        "method_config": config.to_dict(),
+        "method": method,
+        "method_config": settings.to_dict(),
         "classes": [describe_class(one) for one in classes],
         "backbone": {"name": backbone.name, "fingerprint": backbone.fingerprint},
         "metrics": {"tuned": {"accuracy": 1.0}},
+        "calibration": calibration,
     }
     report = {"metrics": {"tuned": {"accuracy": 1.0}, "zero_shot": {"accuracy": 0.5}}}
     model_id = new_id("model")
@@ -141,8 +151,8 @@ def store_model(services: Services, backbone_entry: str, *, name: str = "colours
         name=name,
         backbone=backbone.name,
         backbone_fingerprint=backbone.fingerprint,
-        method="coop",
-        labels=tuple(one.label for one in classes),
+        method=method,
+        labels=labels,
         metrics=manifest["metrics"],
     )
     services.models.prepare(folder, draft, model_id=model_id, job_id=None)

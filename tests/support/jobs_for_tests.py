@@ -17,6 +17,7 @@ USE_CASES = {
     "hang": "tests.support.jobs_for_tests:hang",
     "deaf": "tests.support.jobs_for_tests:deaf",
     "fail": "tests.support.jobs_for_tests:fail",
+    "write": "tests.support.jobs_for_tests:write",
 }
 
 
@@ -70,3 +71,12 @@ def fail(context: JobContext) -> Outcome:
     if context.spec.config.get("how") == "bug":
         raise RuntimeError("secret detail of a bug")
     raise DatasetError("Nothing can be learned from this.", [Fault("a/b.png", "is empty")])
+
+
+def write(context: JobContext) -> Outcome:
+    """Make a file for the user, and one that is nobody's."""
+    (context.results / "made.txt").write_text(str(context.fence))
+    (context.folder / "scratch.txt").write_text("nobody's")
+    if context.spec.config.get("fail"):
+        raise DatasetError("It failed after all.")
+    return Outcome()

@@ -1,0 +1,42 @@
+"""How slowly a body may arrive: a sender has some patience to use up, and what it sends gives some back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Pace:
+    """The limits.
+
+    Attributes:
+        idle_s: Longest silence, and the patience a sender begins with; it never has more.
+        bytes_per_s: What a sender may not stay under for long; 0: any byte makes up for any wait within `idle_s`.
+    """
+
+    idle_s: float
+    bytes_per_s: int
+
+
+class Patience:
+    """What one sender has left. Only waiting for it counts, not what is done with its bytes."""
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+        self.left_s = pace.idle_s
+
+    def arrived(self, nbytes: int, waited_s: float) -> None:
+        """Count some bytes, and the seconds they were waited for."""
+        pace = self._pace
+        back = nbytes / pace.bytes_per_s if pace.bytes_per_s else pace.idle_s
+        self.left_s = min(pace.idle_s, max(0.0, self.left_s - waited_s) + back)
+
+    def over(self) -> str:
+        """What to tell a sender that has none left."""
+        idle_s, rate = self._pace.idle_s, self._pace.bytes_per_s
+        if self.left_s == idle_s:
+            return f"Nothing arrived for {idle_s:g} s."
+        return (
+            f"The request came too slowly: a sender that falls {idle_s:g} s behind {rate:,} bytes a second is ended. "
+            "Send it over a faster line, or have the operator lower the limit."
+        )

@@ -1,0 +1,213 @@
+"""Which classifiers a question needs: ids and aliases resolved, classifiers loaded once, within their memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from anyio import to_thread
+
+from app.backbones import Backbones
+from app.caches import LoadingCache
+from app.encoding import Loaded
+from app.problems import Problem
+from npt_core.errors import UnknownBackboneError
+from npt_core.priors import frequency_faults
+from npt_core.serving.terms import Agreed, Terms, agree
+from npt_core.serving.told import unseen_warnings
+from worker.catalogue import Catalogue
+from worker.errors import NotFoundError
+from worker.models import ModelRepository
+from worker.records import AliasRecord, ModelRecord
+
+if TYPE_CHECKING:
+    from npt_core.classifier import Classifier
+    from npt_core.clip.backbone import Backbone
+
+ZERO_SHOT = "zero-shot"
+CLASSIFIER_OVERHEAD_BYTES = 16 * 1024  # the objects around the tensors
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked about the pictures.
+
+    Attributes:
+        models: Ids or aliases of models, or `zero-shot`.
+        labels: Classify among these names; None: each model's own.
+        top_k: Classes in an answer.
+        terms: What the request states of how it wants to be answered.
+        backbone: For zero-shot: one of this server's; None: the first.
+    """
+
+    models: tuple[str, ...]
+    labels: tuple[str, ...] | None = None
+    top_k: int = 5
+    terms: Terms = Terms()
+    backbone: str | None = None
+
+    def agreed(self, name: str, labels: Sequence[str], alias: AliasRecord | None) -> Agreed:
+        """On what terms a model answers; its own threshold, which is in its file, left out.
+
+        Args:
+            name: What it was asked for by.
+            labels: Of the model, where the question has none.
+            alias: What that name is, where it is an alias.
+
+        Raises:
+            Problem: 422, the class frequencies do not fit the labels.
+        """
+        found = agree(self.terms, alias.terms if alias is not None else Terms())
+        faults = [] if found.priors is None else frequency_faults(found.priors, self.labels or labels)
+        if faults:
+            whose = "that the alias states" if found.priors_from == "alias" else "of the request"
+            way_out = " Send `priors` of your own, or `priors=null` for none." if found.priors_from == "alias" else ""
+            told = "; ".join(f"{fault.path} {fault.message}" for fault in faults)
+            raise Problem(
+                "invalid-request",
+                f"The class frequencies {whose} do not fit what {name} answers with: {told}.{way_out}",
+                faults,
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A name that was asked for, and what it meant at that moment: nothing stored, for zero-shot."""
+
+    name: str
+    record: ModelRecord | None = None
+    alias: AliasRecord | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One classifier ready to answer. `name` is what it was asked for by, `model` its id or `zero-shot`."""
+
+    name: str
+    model: str
+    loaded: Loaded
+    classifier: Classifier
+    labels: tuple[str, ...] | None
+    terms: Agreed
+    warnings: tuple[str, ...]
+
+
+class Plans:
+    """Belongs to one event loop.
+
+    Args:
+        memory_bytes: For all classifiers together.
+        backbones: What they run on.
+        models: Where tuned classifiers lie.
+        catalogue: What ids and aliases mean.
+    """
+
+    def __init__(self, memory_bytes: int, backbones: Backbones, models: ModelRepository, catalogue: Catalogue) -> None:
+        self._backbones, self._models, self._catalogue = backbones, models, catalogue
+        self._cache: LoadingCache[tuple[Any, ...], Classifier] = LoadingCache(
+            memory_bytes, lambda classifier: classifier.nbytes + CLASSIFIER_OVERHEAD_BYTES
+        )
+
+    @property
+    def looks(self) -> dict[str, float]:
+        """How often a classifier was in memory, and how often not."""
+        return {"hit": self._cache.hits, "miss": self._cache.misses}
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the classifiers that are loaded."""
+        return self._cache.nbytes
+
+    async def by_backbone(self, question: Question) -> dict[str, list[Asked]]:
+        """The models of a question by the backbone they need, each once."""
+        first = next(iter(await to_thread.run_sync(lambda: self._backbones.specs)))
+        groups: dict[str, list[Asked]] = {}
+        for name in dict.fromkeys(question.models):
+            asked = Asked(name) if name == ZERO_SHOT else await self._find(name)
+            needed = (question.backbone or first) if asked.record is None else asked.record.backbone
+            groups.setdefault(needed, []).append(asked)
+        return groups
+
+    async def _find(self, name: str) -> Asked:
+        try:
+            return Asked(name, *await to_thread.run_sync(self._catalogue.find, name))
+        except NotFoundError as error:
+            raise Problem("unknown-model", f"{error.message} GET /models lists them.") from None
+
+    async def plan(self, asked: Asked, question: Question, held: AsyncExitStack) -> Plan:
+        """A classifier, ready to answer the question until `held` is closed.
+
+        Raises:
+            Problem: Its backbone is not here, or it cannot take the labels or the class frequencies.
+        """
+        name, record = asked.name, asked.record
+        if record is None:
+            return await self._plan_zero_shot(question, held)
+        terms = question.agreed(name, record.labels, asked.alias)
+        try:
+            loaded = await held.enter_async_context(self._backbones.use(record.backbone))
+        except UnknownBackboneError as error:
+            raise Problem(
+                "backbone-not-configured", f"The model {name} was made with {record.backbone!r}. {error.message}"
+            ) from None
+
+        async def load() -> Classifier:
+            return await to_thread.run_sync(_load_classifier, self._models, record.id, loaded.backbone)
+
+        classifier = await self._cache.get((record.backbone, record.id), load)
+        terms = terms.with_model(classifier.calibration.reject_below)
+        if question.labels is not None:
+            refusal = classifier.method.new_classes_refusal()
+            strange = [label for label in question.labels if label not in classifier.labels]
+            if refusal and strange:
+                raise Problem(
+                    "incompatible-config",
+                    f"The model {name} cannot classify among other names than its own: {refusal}. "
+                    f"Its names are {', '.join(map(repr, classifier.labels[:20]))}.",
+                )
+            warnings = unseen_warnings(loaded.backbone, strange)
+            return Plan(name, record.id, loaded, classifier, question.labels, terms, warnings)
+        return Plan(name, record.id, loaded, classifier, None, terms, ())
+
+    async def _plan_zero_shot(self, question: Question, held: AsyncExitStack) -> Plan:
+        labels = question.labels
+        if not labels:
+            raise Problem("no-labels", "`model=zero-shot` needs `labels`: a JSON list of class names.")
+        terms = question.agreed(ZERO_SHOT, labels, None)
+        loaded = await held.enter_async_context(self._backbones.use(question.backbone))
+
+        async def load() -> Classifier:
+            from npt_core.classifier import zero_shot
+
+            with self._backbones.hold(loaded):  # others may wait for this when the one who began it has gone
+                return await asyncio.wrap_future(loaded.batcher.call(lambda: zero_shot(loaded.backbone, labels)))
+
+        classifier = await self._cache.get((loaded.backbone.name, ZERO_SHOT, labels), load)
+        return Plan(ZERO_SHOT, ZERO_SHOT, loaded, classifier, None, terms, unseen_warnings(loaded.backbone, labels))
+
+    def forget(self, model_id: str) -> None:
+        """A model was deleted."""
+        self._cache.drop_where(lambda key: key[1] == model_id)
+
+    def forget_backbone(self, name: str) -> None:
+        """A backbone left the memory; its classifiers hold on to it."""
+        self._cache.drop_where(lambda key: key[0] == name)
+
+
+def by_resize(plans: Sequence[Plan]) -> list[list[Plan]]:
+    """Plans that want pictures fitted into the square in the same way: for them each is encoded once."""
+    groups: dict[str | None, list[Plan]] = {}
+    for plan in plans:
+        groups.setdefault(plan.classifier.backbone.resize, []).append(plan)
+    return list(groups.values())
+
+
+def _load_classifier(models: ModelRepository, model_id: str, backbone: Backbone) -> Classifier:
+    from npt_core.classifier import Classifier
+
+    loaded: Classifier = Classifier.load(models.folder(model_id), backbone)
+    return loaded
