@@ -28,7 +28,8 @@ from npt_core.collapse import CollapseSetup, get_regularizer
 from npt_core.data import few_shot
 from npt_core.methods import get_method
 from npt_core.tuning.config import Schedule, TuneConfig, resolve_views
-from npt_core.tuning.trainer import TrainData, Trainer
+from npt_core.tuning.traindata import TrainData
+from npt_core.tuning.trainer import Trainer
 from npt_core.tuning.views import view_of
 
 MAX_VIEWS = 8

@@ -1,29 +1,25 @@
 """Labelled sets for benchmarks/science.py: real handwritten digits, and drawn sets unlike the pre-training pictures.
 
-Each set is a function from a number to pictures and labels. `REPORTED` sets are what results are given for; `OPEN` sets
-are for choosing weights and settings, and no result is reported on them.
+Each set is a function that gives pictures and labels, the same ones every time. `REPORTED` sets are what results are
+given for; `OPEN` sets are for choosing weights and settings, and no result is reported on them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageFilter
-from torch import Tensor
 
-from npt_core.clip import Backbone
 from npt_core.clip.demo import draw
+from npt_core.clip.demo.fonts import find_fonts, is_unseen
 from npt_core.clip.demo.real_digits import load_half
 from npt_core.clip.demo.shapes import shape_mask
-from npt_core.clip.demo.vocabulary import SHAPE_NAMES
-from npt_core.tuning.views import view_of
+from npt_core.clip.demo.vocabulary import LETTER_NAMES, SHAPE_NAMES
 
 Labelled = list[tuple[Image.Image, str]]
-VIEWS = 4
 EACH = 60
 """Drawn pictures of a class."""
 
@@ -96,6 +92,25 @@ def other_colours() -> Labelled:
     ]
 
 
+def letters() -> Labelled:
+    """Letters, capital and small, in the font families of matplotlib's wheel that training never used."""
+    import matplotlib
+
+    found = find_fonts((os.fspath(Path(matplotlib.get_data_path(), "fonts", "ttf")),))
+    faces = [face for face in found if is_unseen(face.family)]
+    rng = np.random.default_rng(806)
+    pictures: Labelled = []
+    for letter in LETTER_NAMES:
+        for _ in range(EACH):
+            face = faces[int(rng.integers(len(faces)))]
+            mask = draw.glyph_mask(letter.upper() if rng.random() < 0.5 else letter, face, rng)
+            turned = Image.fromarray(mask).rotate(float(rng.uniform(-10, 10)), Image.Resampling.BILINEAR)
+            paper, ink = rng.integers(150, 256), rng.integers(0, 110)
+            grey = paper + (ink - paper) * np.asarray(turned, np.float64) / 255
+            pictures.append((Image.fromarray(grey.astype(np.uint8)).convert("RGB"), letter))
+    return pictures
+
+
 REPORTED: dict[str, Callable[[], Labelled]] = {
     "digits": lambda: digits("report"),
     "compositional": compositional,
@@ -106,46 +121,6 @@ OPEN: dict[str, Callable[[], Labelled]] = {
     "digits-look": lambda: digits("look"),
     "noisy": noisy,
     "other-colours": other_colours,
+    "letters": letters,
 }
 SETS = REPORTED | OPEN
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A set as features: (n, VIEWS, d) unit-norm, (n,) label numbers, sorted label names."""
-
-    name: str
-    features: Tensor
-    labels: Tensor
-    names: tuple[str, ...]
-
-
-def encoded(name: str, backbone: Backbone, folder: Path) -> Encoded:
-    """Encode a set once; kept under the backbone's fingerprint."""
-    path = folder / f"{name}-{backbone.fingerprint[:12]}.npz"
-    if not path.exists():
-        pictures = SETS[name]()
-        names = sorted({label for _, label in pictures})
-        features = torch.cat(list(_features(name, pictures, backbone)))
-        labels = np.array([names.index(label) for _, label in pictures])
-        folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part.npz")
-        np.savez(part, features=features.numpy(), labels=labels, names=np.array(names))
-        part.replace(path)
-    with np.load(path, allow_pickle=False) as kept:
-        return Encoded(
-            name,
-            torch.from_numpy(kept["features"]),
-            torch.from_numpy(kept["labels"]),
-            tuple(str(one) for one in kept["names"]),
-        )
-
-
-def _features(name: str, pictures: Labelled, backbone: Backbone) -> Iterator[Tensor]:
-    for start in range(0, len(pictures), 64):
-        pixels = [
-            backbone.load_pixels(view_of(image.convert("RGB"), f"{name}-{start + i}", view))
-            for i, (image, _) in enumerate(pictures[start : start + 64])
-            for view in range(VIEWS)
-        ]
-        yield backbone.encode_images(torch.stack(pixels)).view(-1, VIEWS, backbone.d)
