@@ -8,12 +8,14 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from app.settings import AppSettings
 from npt_core.errors import ConfigError
 from worker.logs import setup_logging
-from worker.retention import Policy, Waste
-from worker.service import open_services
+
+if TYPE_CHECKING:  # the worker floor takes a third of a second to import: what only asks for help does not wait for it
+    from worker.retention import Policy, Waste
 
 BY = "command"
 _AGE = re.compile(r"(datasets|jobs)=(\d{1,6}(?:\.\d{1,6})?)")
@@ -35,6 +37,8 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 
 
 def _run(arguments: argparse.Namespace, settings: AppSettings) -> int:
+    from worker.service import open_services
+
     setup_logging(settings)
     policy = _policy(arguments.older_than, settings)
     if not settings.data_dir.is_dir():
@@ -66,6 +70,8 @@ def _policy(ages: Sequence[str], settings: AppSettings) -> Policy:
     Raises:
         ConfigError: One is not KIND=DAYS.
     """
+    from worker.retention import Policy
+
     policy = Policy(settings.keep_datasets_days, settings.keep_jobs_days)
     for text in ages:
         match = _AGE.fullmatch(text)
