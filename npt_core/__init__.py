@@ -1,11 +1,18 @@
 """The science: frozen CLIP, prompt learners, collapse terms, data sets, trainer. A library; it knows no service.
 
-    import npt_core
+    >>> from npt_core import Classifier, tune
+    >>> tune("examples/digits.zip", {"method": "linear_probe"}).classifier.save("my-digits")    # a folder, or a zip
+    >>> Classifier.load("my-digits").classify(["holdout/7/0007.png"])[0].label
+    '7'
 
-    backbone = npt_core.load_backbone("demo")
-    dataset = npt_core.Dataset.from_folder("pictures")
-    result = npt_core.tune(dataset, npt_core.TuneConfig(shots=16), backbone=backbone)
-    result.classifier.save("my-classifier")
+With everything said: a backbone that is loaded once, a data set that is looked at first, settings, what was reached.
+
+    >>> import npt_core
+    >>> backbone = npt_core.load_backbone("demo")
+    >>> with npt_core.Dataset.open("examples/digits.zip") as dataset:
+    ...     result = npt_core.tune(dataset, {"method": "zero_shot"}, backbone=backbone)
+    >>> len(dataset.labels), result.report.metrics["tuned"]["accuracy"] > 0.8
+    (10, True)
 
 Names are looked up when first used, so that importing the package stays cheap: nothing heavy is imported here.
 """

@@ -24,21 +24,18 @@ from npt_core.artefact import (
     frequencies_fault,
 )
 from npt_core.calibration import Calibration
-from npt_core.continual.memory import memory_fault
 from npt_core.errors import ArtefactError, ConfigError, Fault, IncompatibleError
 from npt_core.methods import ImageBatch, ImageInput, Method, get_method
 from npt_core.mixture import mixed
+from npt_core.opening import backbone_of, saved_folder
 from npt_core.priors import assumed, check_frequencies, log_ratio
-from npt_core.saved import build, checked_text, fit_state, resize_of, write
+from npt_core.saved import LEARNED, MEMORY, TEXT_FEATURES, build, read_learned, read_report, resize_of, write
 from npt_core.tensorfile import read_tensors
 
 if TYPE_CHECKING:
     from npt_core.clip.backbone import Backbone
     from npt_core.clip.tokens import ClassPrompt
-
-TEXT_FEATURES = "text_features"
-MEMORY = "memory"
-LEARNED = "learned."
+    from npt_core.serving.answers import Answer, Given
 
 MAX_MANIFEST_BYTES = 256 << 20
 
@@ -202,6 +199,34 @@ class Classifier:
             priors_applied=ratio is not None,
         )
 
+    def classify(
+        self,
+        images: Given | Sequence[Given],
+        *,
+        labels: Sequence[str] | None = None,
+        top_k: int = 5,
+        reject_below: float | None = None,
+        priors: Mapping[str, float] | None = None,
+    ) -> list[Answer]:
+        """Classify image files, prepared exactly as the images it was tuned on.
+
+        Args:
+            images: One or many: paths, bytes of files, or pictures of Pillow.
+            labels: As in `predict`.
+            top_k: Classes in an answer; all where there are fewer.
+            reject_below: The probability under which an answer is marked rejected; None: what the classifier stores.
+            priors: As in `predict`.
+
+        Returns:
+            An answer for each image, in order; one that cannot be read has an `error`, which `label` and `best` raise.
+
+        Raises:
+            ConfigError, IncompatibleError, PromptError: As `predict`.
+        """
+        from npt_core.serving.answers import classify
+
+        return classify(self, images, labels=labels, top_k=top_k, reject_below=reject_below, priors=priors)
+
     def _batch(self, images: Tensor, tokens: Tensor | None) -> ImageBatch:
         device = self.backbone.device
         expected = 4 if self.needs_pixels else 2
@@ -330,42 +355,34 @@ class Classifier:
         return manifest
 
     @classmethod
-    def load(cls, folder: Path | str, backbone: Backbone) -> Self:
+    def load(cls, path: Path | str, backbone: Backbone | str | None = None) -> Self:
         """Load a saved classifier.
 
         Args:
-            folder: Where it was saved.
-            backbone: The very one it was tuned on.
+            path: The folder where it was saved, or a zip as a server exports it.
+            backbone: The very one it was tuned on: loaded (who loads several classifiers loads it once), or the words
+                of `load_backbone`. None: a published one is found by the name that the classifier keeps.
 
         Raises:
             FingerprintMismatchError: Another backbone, or other preprocessing.
+            UnknownBackboneError: None was given, and it was tuned on one that is not published.
+            BackboneUnavailableError: The backbone's weights cannot be had.
             ArtefactError: The files cannot be read, are over a limit, or do not fit the manifest.
+            BundleError, ArchiveError: The zip is no exported model, or a hostile one.
         """
-        folder = Path(folder)
+        with saved_folder(path) as folder:
+            return cls._load(folder, Path(path).name, backbone)
+
+    @classmethod
+    def _load(cls, folder: Path, name: str, given: Backbone | str | None) -> Self:
         manifest = cls.read_manifest(folder)
         expected = str(manifest["backbone"].get("fingerprint", ""))
-        backbone.require_fingerprint(expected, what=f"Classifier {folder.name!r}")
+        backbone = backbone_of(manifest, given, f"Classifier {name!r}")
+        backbone.require_fingerprint(expected, what=f"Classifier {name!r}")
         backbone = backbone.with_resize(resize_of(manifest))
         method = build(manifest, backbone)
-        tensors = read_tensors(folder / TENSOR_FILE)
-        text, memory = tensors.pop(TEXT_FEATURES, None), tensors.pop(MEMORY, None)
-        learned = {name.removeprefix(LEARNED): value for name, value in tensors.items() if name.startswith(LEARNED)}
-        if len(learned) < len(tensors):
-            strange = ", ".join(sorted(name[:100] for name in tensors if not name.startswith(LEARNED))[:5])
-            raise ArtefactError(f"{TENSOR_FILE} holds tensors that are no part of a classifier: {strange}.")
-        method.make_room({name: value.shape for name, value in learned.items()})
-        fit_state(method, learned)
-        if text is not None:
-            text = checked_text(text, method).to(backbone.device)
-        if memory is not None and (fault := memory_fault(memory, backbone.d)):
-            raise ArtefactError(f"{TENSOR_FILE} holds a memory of old images that {fault}.")
-        report = None
-        if (folder / REPORT_FILE).exists():
-            try:
-                report = json.loads((folder / REPORT_FILE).read_bytes())
-            except (OSError, ValueError) as error:
-                raise ArtefactError(f"{REPORT_FILE} cannot be read: {type(error).__name__}.") from error
-        return cls(method, manifest, report, text, memory)
+        text, memory = read_learned(folder / TENSOR_FILE, method)
+        return cls(method, manifest, read_report(folder / REPORT_FILE), text, memory)
 
 
 def zero_shot(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,11 +12,17 @@ import torch
 from torch import Tensor
 
 from npt_core.artefact import MANIFEST_FILE, TENSOR_FILE
+from npt_core.continual.memory import memory_fault
 from npt_core.errors import ArtefactError, ConfigError, Fault
 from npt_core.methods import Method, get_method
+from npt_core.tensorfile import read_tensors
 
 if TYPE_CHECKING:
     from npt_core.clip.backbone import Backbone
+
+TEXT_FEATURES = "text_features"
+MEMORY = "memory"
+LEARNED = "learned."
 
 
 def resize_of(manifest: Mapping[str, Any]) -> str | None:
@@ -65,6 +72,44 @@ def build(manifest: Mapping[str, Any], backbone: Backbone) -> Method:
     except ConfigError as error:
         raise ArtefactError(f"{MANIFEST_FILE} asks for what this version does not have: {error.message}") from error
     return method_class(config, backbone, classes, generator=torch.Generator().manual_seed(0)).to(backbone.device)
+
+
+def read_learned(path: Path, method: Method) -> tuple[Tensor | None, Tensor | None]:
+    """Read the tensor file into a method.
+
+    Returns:
+        (K, d) text features of its classes, and the memory of old images; None where the file has none.
+
+    Raises:
+        ArtefactError: It cannot be read, is over a limit, or does not fit the method.
+    """
+    tensors = read_tensors(path)
+    text, memory = tensors.pop(TEXT_FEATURES, None), tensors.pop(MEMORY, None)
+    learned = {name.removeprefix(LEARNED): value for name, value in tensors.items() if name.startswith(LEARNED)}
+    if len(learned) < len(tensors):
+        strange = ", ".join(sorted(name[:100] for name in tensors if not name.startswith(LEARNED))[:5])
+        raise ArtefactError(f"{path.name} holds tensors that are no part of a classifier: {strange}.")
+    method.make_room({name: value.shape for name, value in learned.items()})
+    fit_state(method, learned)
+    if text is not None:
+        text = checked_text(text, method).to(method.backbone.device)
+    if memory is not None and (fault := memory_fault(memory, method.backbone.d)):
+        raise ArtefactError(f"{path.name} holds a memory of old images that {fault}.")
+    return text, memory
+
+
+def read_report(path: Path) -> Any:
+    """The report beside a classifier, or None.
+
+    Raises:
+        ArtefactError: It cannot be read.
+    """
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ArtefactError(f"{path.name} cannot be read: {type(error).__name__}.") from error
 
 
 def checked_text(text: Tensor, method: Method) -> Tensor:

@@ -38,8 +38,8 @@ __all__ = ["Dataset", "Sample"]
 class Dataset:
     """Labelled pictures, their classes and splits. Reads are safe from several threads.
 
-    Build one with `from_archive`, `from_folder` or `from_manifest`. Nothing is changed after that; `without` gives
-    a new one.
+    Build one with `open`, `from_archive`, `from_folder` or `from_manifest`. Nothing is changed after that;
+    `without` gives a new one.
 
     Attributes:
         samples: Sorted by split, label and content.
@@ -68,6 +68,24 @@ class Dataset:
         self.notes = tuple(notes)
         self._faults = faults
         self.reader = reader
+
+    @classmethod
+    def open(cls, path: Path | str) -> Self:
+        """The data set of a folder or of a zip, whichever is there.
+
+        Raises:
+            DatasetError: Nothing is there, or nothing can be learned from it.
+            ArchiveError: A zip that is hostile or unreadable.
+        """
+        path = Path(path).expanduser()
+        if path.is_dir():
+            return cls.from_folder(path)
+        if not path.is_file():
+            raise DatasetError(
+                f"There is no folder and no zip {str(path)!r}; give a folder with one folder of images for each class, "
+                "or a zip of one."
+            )
+        return cls.from_archive(path)
 
     @classmethod
     def from_archive(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +16,7 @@ from npt_core.continual.settings import check_fit, continued
 from npt_core.errors import ConfigError
 from npt_core.methods import Method
 from npt_core.mixture import mixed
+from npt_core.opening import backbone_to_tune, opened_dataset
 from npt_core.report import Report
 from npt_core.tuning.checkpoint import Checkpointer
 from npt_core.tuning.choosing import choose
@@ -58,10 +60,10 @@ class TuneResult:
 
 
 def tune(
-    source: Dataset,
+    source: Dataset | Path | str,
     config: TuneConfig | Mapping[str, Any] | None = None,
     *,
-    backbone: Backbone,
+    backbone: Backbone | str | None = None,
     cache: FeatureCache | None = None,
     control: Control | None = None,
     progress: ProgressSink | None = None,
@@ -73,9 +75,10 @@ def tune(
     """Tune a classifier on a handful of labelled images.
 
     Args:
-        source: The labelled images.
+        source: The labelled images: a data set, or a folder or zip of one.
         config: Settings; all optional.
-        backbone: The frozen towers. `config.backbone` and `config.precision` are for whoever loads them.
+        backbone: The frozen towers: loaded (who tunes more than once loads them once), or the words of
+            `load_backbone`. None: the parent's, else `config.backbone` in `config.precision`, else the demo.
         cache: Image features of earlier tunings; by default none is kept.
         control: Checked at every step and inside encode loops.
         progress: Told where the work stands, about ten times a second at most.
@@ -92,6 +95,8 @@ def tune(
 
     Raises:
         ConfigError: A setting cannot be used; for pairs that make no sense, IncompatibleError.
+        BackboneError: The backbone cannot be loaded.
+        ArchiveError: The zip is hostile or unreadable.
         DatasetError: Fewer than two classes with a readable image are left.
         PromptError: Class names that are too long, or the same for two classes.
         StopTuning: `control` asked to stop.
@@ -104,11 +109,15 @@ def tune(
     # Without a cache of the caller's, one for this call: replanning after a bad image must encode nothing again.
     cache = cache if cache is not None else MemoryFeatureCache()
     own_way = parent.backbone.resize if parent is not None else None
-    task = Task(source, settings, backbone.with_resize(settings.resize or own_way), parent, old, memory_bytes)
-    try:
-        return _tune(task, cache, log, checkpoints)
-    finally:
-        task.close()
+    with opened_dataset(source) as dataset:  # before the backbone is loaded: a path with a slip in it is told at once
+        parents = None if parent is None else parent.backbone
+        towers, notes = backbone_to_tune(backbone, settings.backbone, settings.precision, parents)
+        log.warnings.extend(notes)
+        task = Task(dataset, settings, towers.with_resize(settings.resize or own_way), parent, old, memory_bytes)
+        try:
+            return _tune(task, cache, log, checkpoints)
+        finally:
+            task.close()
 
 
 def _settings(config: TuneConfig | Mapping[str, Any] | None, parent: Classifier | None) -> TuneConfig:
