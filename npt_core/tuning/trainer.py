@@ -24,6 +24,7 @@ from npt_core.tuning.control import Control, GoOn
 from npt_core.tuning.losses import TrainingLoss
 from npt_core.tuning.memory import is_out_of_memory, release_cached_memory
 from npt_core.tuning.meter import Meter
+from npt_core.tuning.textgraph import TextStep
 from npt_core.tuning.traindata import TrainData
 
 MAX_GEOMETRY = 50
@@ -114,6 +115,7 @@ class Trainer:
         self.last_good: tuple[list[Tensor], list[dict[str, Tensor]]] | None = None
         self.loss = TrainingLoss(method, self.data, regularizer, schedule.logit_adjustment)
         epochs = schedule.epochs
+        self.text = TextStep(method, schedule.steps(len(self.data.labels)), hand_combined=self.loss.hand_combined)
         wanted = min(MAX_GEOMETRY - 1, epochs)
         self.geometry_epochs = {round(epochs * (i + 1) / wanted) for i in range(wanted)}
 
@@ -227,7 +229,7 @@ class Trainer:
         assert self.optimizer is not None  # noqa: S101 - for the type checker
         assert batch.labels is not None  # noqa: S101
         self.optimizer.zero_grad(set_to_none=True)
-        output = self.method(batch)
+        output = self.method(batch, self.text())
         task, terms = self.loss.terms(batch, output)
         total = self.loss.backward(task)
         # One look at the device for everything: is it finite, how large is it, how many are right?
@@ -300,11 +302,13 @@ class Trainer:
         if self.last_good is not None:
             self._restore(*self.last_good)
         if backbone.precision not in ("fp32", "fp64"):
+            self.text.drop("the towers were exchanged")
             self.method.__dict__["backbone"] = backbone.with_precision("fp32")
 
     def _halve(self, error: BaseException) -> None:
         assert self.optimizer is not None  # noqa: S101 - for the type checker
         self.optimizer.zero_grad(set_to_none=True)
+        self.text.drop("memory is short")
         release_cached_memory()
         if not self.method.halve_chunk():
             raise OutOfMemoryError(
