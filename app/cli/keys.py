@@ -1,59 +1,64 @@
-"""`python -m app keys`: make, list and revoke API keys in the data folder. A running server notices within a second."""
+"""`npt keys`: make, list and revoke API keys in the data folder. A running server notices within a second."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import sys
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
 
-from app.access.records import SCOPES, StoredKey
-from app.access.repository import FOLDER, KeyRepository, Wanted
-from app.settings import AppSettings
-from npt_core.errors import ConfigError
-from worker.logs import log_change, setup_logging
-from worker.records import utcnow
-from worker.store.local import LocalStore
+import typer
+
+from app.cli.options import Json
+
+if TYPE_CHECKING:  # the settings take longer to import than the rest: who asks for help does not wait for them
+    from app.access.records import StoredKey
+    from app.access.repository import KeyRepository
+    from app.settings import AppSettings
 
 BY = "command"
 _SPAN = re.compile(r"(\d{1,6})([mhd])")
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 
 
-def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command to those of `python -m app`."""
-    keys = commands.add_parser("keys", help="API keys: create, list, revoke", description=__doc__)
-    actions = keys.add_subparsers(title="actions", required=True, metavar="ACTION")
+class Scope(StrEnum):
+    """As in `app.access.records`, which takes longer to import; a test holds the two together."""
 
-    create = actions.add_parser("create", help="make a key and print it, this once")
-    create.add_argument(
-        "--scope", action="append", required=True, choices=SCOPES, help="may repeat; admin includes the others"
-    )
-    create.add_argument("--label", default="", help="what people call it")
-    create.add_argument("--expires", metavar="WHEN", help="30m, 12h, 90d, 2030-01-31 or 2030-01-31T12:00:00Z")
-    create.add_argument("--requests-per-minute", type=int, metavar="N", help="its own rate; 0: no limit")
-    create.add_argument("--burst", type=int, metavar="N", help="requests it may save up and send at once")
-    create.add_argument("--upload-bytes-per-day", type=int, metavar="N", help="its own quota; 0: no limit")
-    create.set_defaults(run=_create)
-
-    listing = actions.add_parser("list", help="every key, newest first, without the key itself")
-    listing.add_argument("--json", action="store_true", help="one JSON object a line")
-    listing.set_defaults(run=_list)
-
-    revoke = actions.add_parser("revoke", help="end a key for good")
-    revoke.add_argument("id", help="as `keys list` shows it")
-    revoke.set_defaults(run=_revoke)
+    TUNE = "tune"
+    PREDICT = "predict"
+    ADMIN = "admin"
 
 
-def _create(arguments: argparse.Namespace, settings: AppSettings) -> int:
+keys = typer.Typer(help="API keys of the data folder: create, list, revoke.", no_args_is_help=True)
+
+
+@keys.command()
+def create(
+    scope: Annotated[list[Scope], typer.Option("--scope", help="May repeat; admin includes the others.")],
+    label: Annotated[str, typer.Option(help="What people call it.")] = "",
+    expires: Annotated[
+        str | None, typer.Option(metavar="WHEN", help="30m, 12h, 90d, 2030-01-31 or 2030-01-31T12:00:00Z.")
+    ] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(metavar="N", help="Its own rate; 0: no limit.")] = None,
+    burst: Annotated[int | None, typer.Option(metavar="N", help="Requests it may save up and send at once.")] = None,
+    upload_bytes_per_day: Annotated[int | None, typer.Option(metavar="N", help="Its own quota; 0: no limit.")] = None,
+) -> None:
+    """Make a key and print it, this once."""
+    from app.access.repository import FOLDER, Wanted
+    from app.settings import AppSettings
+    from worker.logs import log_change, setup_logging
+    from worker.records import utcnow
+
+    settings = AppSettings()
     wanted = Wanted(
-        scopes=tuple(arguments.scope),
-        label=arguments.label,
-        expires_at=expiry(arguments.expires, utcnow()) if arguments.expires else None,
-        requests_per_minute=arguments.requests_per_minute,
-        burst=arguments.burst,
-        upload_bytes_per_day=arguments.upload_bytes_per_day,
+        scopes=tuple(map(str, scope)),
+        label=label,
+        expires_at=expiry(expires, utcnow()) if expires else None,
+        requests_per_minute=requests_per_minute,
+        burst=burst,
+        upload_bytes_per_day=upload_bytes_per_day,
     )
     setup_logging(settings)
     record, secret = _repository(settings).create(wanted, by=BY)
@@ -63,26 +68,31 @@ def _create(arguments: argparse.Namespace, settings: AppSettings) -> int:
         "The key itself is shown this once:\n"
     )
     sys.stdout.write(f"{secret}\n")
-    return 0
 
 
-def _list(arguments: argparse.Namespace, settings: AppSettings) -> int:
+@keys.command("list")
+def list_keys(as_json: Json = False) -> None:
+    """Every key, newest first, without the key itself."""
+    from app.access.repository import FOLDER
+    from app.settings import AppSettings
+    from worker.records import utcnow
+
+    settings = AppSettings()
     repository, now = _repository(settings), utcnow()
-    if arguments.json:
+    if as_json:
         for key in repository.all():
             facts = key.record.model_dump(mode="json", exclude={"digest"}) | {"state": key.state(now)}
             end = key.end.model_dump(mode="json") if key.end else {}
             sys.stdout.write(json.dumps(facts | end) + "\n")
-        return 0
+        return
     rows = [("ID", "STATE", "SCOPES", "EXPIRES", "LABEL")]
     rows += [_row(key, now) for key in repository.all()]
     if len(rows) == 1:
         sys.stderr.write(f"There is no key in {settings.data_dir / FOLDER}.\n")
-        return 0
+        return
     widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
     for row in rows:
         sys.stdout.write("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n")
-    return 0
 
 
 def _row(key: StoredKey, now: datetime) -> tuple[str, str, str, str, str]:
@@ -91,17 +101,25 @@ def _row(key: StoredKey, now: datetime) -> tuple[str, str, str, str, str]:
     return record.id, str(key.state(now)), ",".join(record.scopes), expires, record.label
 
 
-def _revoke(arguments: argparse.Namespace, settings: AppSettings) -> int:
+@keys.command()
+def revoke(id: Annotated[str, typer.Argument(help="As `keys list` shows it.")]) -> None:
+    """End a key for good."""
+    from app.settings import AppSettings
+    from worker.logs import log_change, setup_logging
+
+    settings = AppSettings()
     setup_logging(settings)
-    if _repository(settings).revoke(arguments.id, by=BY):
-        log_change("key.revoke", arguments.id, key=BY)
-        sys.stderr.write(f"Key {arguments.id} is revoked; a running server refuses it within a second.\n")
+    if _repository(settings).revoke(id, by=BY):
+        log_change("key.revoke", id, key=BY)
+        sys.stderr.write(f"Key {id} is revoked; a running server refuses it within a second.\n")
     else:
-        sys.stderr.write(f"Key {arguments.id} was revoked before.\n")
-    return 0
+        sys.stderr.write(f"Key {id} was revoked before.\n")
 
 
 def _repository(settings: AppSettings) -> KeyRepository:
+    from app.access.repository import KeyRepository
+    from worker.store.local import LocalStore
+
     return KeyRepository(LocalStore(settings.data_dir))
 
 
@@ -111,6 +129,8 @@ def expiry(text: str, now: datetime) -> datetime:
     Raises:
         ConfigError: It is neither.
     """
+    from npt_core.errors import ConfigError
+
     span = _SPAN.fullmatch(text)
     try:
         if span:

@@ -33,7 +33,7 @@ def logging_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
     Loggers keep what they were first used with, and every later test would log to a stream that is closed by then.
     """
-    for module in ("app.cli.gc", "app.cli.keys", "app.embedded", "app.server"):
+    for module in ("worker.logs", "app.embedded", "app.server"):
         monkeypatch.setattr(f"{module}.setup_logging", lambda *_: None)
 
 

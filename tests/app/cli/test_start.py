@@ -35,7 +35,7 @@ def imported(folder: Path, *arguments: str) -> set[str]:
     assert done.returncode == 0, done.stderr
     told = json.loads((folder / "app.json").read_text())
     assert told["code"] in (0, None), done.stderr
-    assert "app.settings" in told["modules"]  # it was this program that ran
+    assert "app.cli.main" in told["modules"]  # it was this program that ran
     return set(told["modules"])
 
 
@@ -43,6 +43,8 @@ def imported(folder: Path, *arguments: str) -> set[str]:
     "arguments",
     [
         ("--help",),
+        ("--version",),
+        ("serve", "--help"),
         ("keys", "--help"),
         ("keys", "create", "--scope", "admin"),
         ("keys", "list"),
@@ -58,12 +60,18 @@ def test_no_command_but_serving_imports_torch(tmp_path: Path, arguments: tuple[s
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--help",), ("keys", "--help"), ("keys", "list"), ("gc", "--help")], ids=" ".join
+    "arguments",
+    [("--help",), ("serve", "--help"), ("keys", "--help"), ("keys", "list"), ("gc", "--help")],
+    ids=" ".join,
 )
 def test_help_and_keys_wait_for_no_picture_reader_and_no_client_of_redis(
     tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
     assert imported(tmp_path, *arguments) & PICTURES == set()
+
+
+def test_help_waits_for_nothing_at_all(tmp_path: Path) -> None:
+    assert imported(tmp_path, "--help") & (TOWERS | PICTURES | {"pydantic", "httpx", "structlog", "worker"}) == set()
 
 
 def test_judging_an_archive_needs_no_picture_reader() -> None:
