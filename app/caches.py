@@ -62,12 +62,23 @@ class LoadingCache(Generic[K, V]):
             value = await load()
         finally:
             self._loading.pop(key, None)
+        self._put(key, value)
+        return value
+
+    def weigh(self, key: K, value: V) -> None:
+        """Count an entry again that was used and has grown by it; nothing where it has left."""
+        entry = self._entries.get(key)
+        if entry is not None and entry[0] is value:
+            self.nbytes -= entry[1]
+            self._put(key, value)
+
+    def _put(self, key: K, value: V) -> None:
         size = self._size_of(value)
         self._entries[key] = (value, size)
+        self._entries.move_to_end(key)
         self.nbytes += size
         while self.nbytes > self._limit and len(self._entries) > 1:
             self.drop(next(iter(self._entries)))
-        return value
 
     def drop(self, key: K) -> None:
         """Forget an entry."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from npt_core.classifier import Classifier, Scores
+    from npt_core.serving.resident import Resident
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Inference:
         return [answers[name] for name in question.models]
 
     async def _look(
-        self, loaded: Loaded, pictures: Sequence[Picture], classifiers: Sequence[Classifier]
+        self, loaded: Loaded, pictures: Sequence[Picture], classifiers: Sequence[Resident | Classifier]
     ) -> list[Seen | NPTError]:
         """Decode and encode, as these classifiers all want it."""
         return await loaded.look(
@@ -123,12 +124,12 @@ class Inference:
                 return rank(scores, top_k, plan.terms.reject_below), scores.calibrated, scores.temperature
 
             classifier = plan.classifier
-            text_ready = classifier.text_features is not None and classifier.tuned_share == 1.0
-            heavy = classifier.needs_pixels or plan.labels is not None or not text_ready
             # What runs a tower runs on the thread that owns it; one matrix product does not.
-            call = plan.loaded.batcher.call
-            answer = asyncio.wrap_future(call(classify)) if heavy else to_thread.run_sync(classify)
-            rankings, calibrated, temperature = await answer
+            if classifier.is_ready(plan.labels):
+                rankings, calibrated, temperature = await to_thread.run_sync(classify)
+            else:
+                rankings, calibrated, temperature = await asyncio.wrap_future(plan.loaded.batcher.call(classify))
+                self._plans.weigh(plan)
         left = iter(rankings)
         return Answered(
             model=plan.model,

@@ -26,9 +26,11 @@ from worker.records import AliasRecord, ModelRecord
 if TYPE_CHECKING:
     from npt_core.classifier import Classifier
     from npt_core.clip.backbone import Backbone
+    from npt_core.serving.resident import Resident
 
 ZERO_SHOT = "zero-shot"
-CLASSIFIER_OVERHEAD_BYTES = 16 * 1024  # the objects around the tensors
+Key = tuple[Any, ...]
+"""Backbone and model; for zero-shot the labels too."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,24 @@ class Asked:
 
 @dataclass(frozen=True)
 class Plan:
-    """One classifier ready to answer. `name` is what it was asked for by, `model` its id or `zero-shot`."""
+    """One classifier ready to answer.
+
+    Attributes:
+        name: What it was asked for by.
+        model: Its id, or `zero-shot`.
+        key: What it is kept under.
+        loaded: Its backbone.
+        classifier: As it is kept in memory.
+        labels: What it is to choose among; None: its own.
+        terms: On what terms it answers.
+        warnings: For whoever asked.
+    """
 
     name: str
     model: str
+    key: Key
     loaded: Loaded
-    classifier: Classifier
+    classifier: Resident | Classifier
     labels: tuple[str, ...] | None
     terms: Agreed
     warnings: tuple[str, ...]
@@ -108,8 +122,8 @@ class Plans:
 
     def __init__(self, memory_bytes: int, backbones: Backbones, models: ModelRepository, catalogue: Catalogue) -> None:
         self._backbones, self._models, self._catalogue = backbones, models, catalogue
-        self._cache: LoadingCache[tuple[Any, ...], Classifier] = LoadingCache(
-            memory_bytes, lambda classifier: classifier.nbytes + CLASSIFIER_OVERHEAD_BYTES
+        self._cache: LoadingCache[Key, Resident | Classifier] = LoadingCache(
+            memory_bytes, lambda classifier: classifier.nbytes
         )
 
     @property
@@ -155,13 +169,14 @@ class Plans:
                 "backbone-not-configured", f"The model {name} was made with {record.backbone!r}. {error.message}"
             ) from None
 
-        async def load() -> Classifier:
-            return await to_thread.run_sync(_load_classifier, self._models, record.id, loaded.backbone)
+        async def load() -> Resident | Classifier:
+            return await to_thread.run_sync(_load, self._models, record.id, loaded.backbone)
 
-        classifier = await self._cache.get((record.backbone, record.id), load)
+        key = (record.backbone, record.id)
+        classifier = await self._cache.get(key, load)
         terms = terms.with_model(classifier.calibration.reject_below)
         if question.labels is not None:
-            refusal = classifier.method.new_classes_refusal()
+            refusal = classifier.new_classes_refusal()
             strange = [label for label in question.labels if label not in classifier.labels]
             if refusal and strange:
                 raise Problem(
@@ -170,8 +185,8 @@ class Plans:
                     f"Its names are {', '.join(map(repr, classifier.labels[:20]))}.",
                 )
             warnings = unseen_warnings(loaded.backbone, strange)
-            return Plan(name, record.id, loaded, classifier, question.labels, terms, warnings)
-        return Plan(name, record.id, loaded, classifier, None, terms, ())
+            return Plan(name, record.id, key, loaded, classifier, question.labels, terms, warnings)
+        return Plan(name, record.id, key, loaded, classifier, None, terms, ())
 
     async def _plan_zero_shot(self, question: Question, held: AsyncExitStack) -> Plan:
         labels = question.labels
@@ -180,14 +195,24 @@ class Plans:
         terms = question.agreed(ZERO_SHOT, labels, None)
         loaded = await held.enter_async_context(self._backbones.use(question.backbone))
 
-        async def load() -> Classifier:
+        def make() -> Resident | Classifier:
             from npt_core.classifier import zero_shot
+            from npt_core.serving.resident import keep_resident
 
+            return keep_resident(zero_shot(loaded.backbone, labels), lambda: zero_shot(loaded.backbone, labels))
+
+        async def load() -> Resident | Classifier:
             with self._backbones.hold(loaded):  # others may wait for this when the one who began it has gone
-                return await asyncio.wrap_future(loaded.batcher.call(lambda: zero_shot(loaded.backbone, labels)))
+                return await asyncio.wrap_future(loaded.batcher.call(make))
 
-        classifier = await self._cache.get((loaded.backbone.name, ZERO_SHOT, labels), load)
-        return Plan(ZERO_SHOT, ZERO_SHOT, loaded, classifier, None, terms, unseen_warnings(loaded.backbone, labels))
+        key = (loaded.backbone.name, ZERO_SHOT, labels)
+        classifier = await self._cache.get(key, load)
+        warnings = unseen_warnings(loaded.backbone, labels)
+        return Plan(ZERO_SHOT, ZERO_SHOT, key, loaded, classifier, None, terms, warnings)
+
+    def weigh(self, plan: Plan) -> None:
+        """Count again what a classifier takes: it was asked among names it did not know, and keeps them for a while."""
+        self._cache.weigh(plan.key, plan.classifier)
 
     def forget(self, model_id: str) -> None:
         """A model was deleted."""
@@ -206,8 +231,7 @@ def by_resize(plans: Sequence[Plan]) -> list[list[Plan]]:
     return list(groups.values())
 
 
-def _load_classifier(models: ModelRepository, model_id: str, backbone: Backbone) -> Classifier:
-    from npt_core.classifier import Classifier
+def _load(models: ModelRepository, model_id: str, backbone: Backbone) -> Resident | Classifier:
+    from npt_core.serving.resident import load_resident
 
-    loaded: Classifier = Classifier.load(models.folder(model_id), backbone)
-    return loaded
+    return load_resident(models.folder(model_id), backbone)

@@ -6,7 +6,6 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,22 +16,20 @@ from torch import Tensor
 from npt_core.artefact import (
     MANIFEST_FILE,
     MANIFEST_FORMAT,
-    MAX_CLASSES,
     REPORT_FILE,
     TENSOR_FILE,
-    calibration_faults,
-    frequencies_fault,
 )
-from npt_core.calibration import Calibration
 from npt_core.errors import ArtefactError, ConfigError, Fault, IncompatibleError
 from npt_core.methods import ImageBatch, ImageInput, Method, get_method
 from npt_core.mixture import mixed
 from npt_core.opening import backbone_of, saved_folder
-from npt_core.priors import assumed, check_frequencies, log_ratio
+from npt_core.priors import assumed
 from npt_core.saved import LEARNED, MEMORY, TEXT_FEATURES, build, read_learned, read_report, resize_of, write
+from npt_core.scores import MAX_LABELS, Manner, Scores, chosen
 from npt_core.tensorfile import read_tensors
 
 if TYPE_CHECKING:
+    from npt_core.calibration import Calibration
     from npt_core.clip.backbone import Backbone
     from npt_core.clip.tokens import ClassPrompt
     from npt_core.serving.answers import Answer, Given
@@ -40,30 +37,10 @@ if TYPE_CHECKING:
 MAX_MANIFEST_BYTES = 256 << 20
 
 LABEL_SETS_KEPT = 8
-MAX_LABELS = MAX_CLASSES
+OBJECT_BYTES, CLASS_BYTES = 20 << 10, 800
+"""Around the tensors, for a method and for each of its classes, as `tracemalloc` sees it; the story is not in it."""
 CONDITIONAL_CHUNK = 16
 """Images at once where every image has text features of its own."""
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Answers for B images.
-
-    Attributes:
-        labels: The K labels in the order of the columns.
-        probabilities: (B, K) float32, rows sum to 1; CPU.
-        similarities: (B, K) float32 cosines of image and text; for methods without text, logits over the scale.
-        calibrated: A temperature was fitted on held-out images, and all of the labels are ones it was fitted on.
-        temperature: What the logits were divided by; 1 where none was fitted.
-        priors_applied: The probabilities are those for the class frequencies that were stated.
-    """
-
-    labels: tuple[str, ...]
-    probabilities: Tensor
-    similarities: Tensor
-    calibrated: bool = False
-    temperature: float = 1.0
-    priors_applied: bool = False
 
 
 class Classifier:
@@ -93,11 +70,7 @@ class Classifier:
         self.manifest: dict[str, Any] = dict(manifest)
         self.report = None if report is None else dict(report)
         self.labels = tuple(one.label for one in method.classes)
-        share = self.manifest.get("tuned_share", 1.0)
-        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
-            raise ArtefactError(f"{MANIFEST_FILE} has a tuned_share of {share!r}; it is a number from 0 to 1.")
-        self.tuned_share = float(share)
-        self.calibration, self._assumed = self._read_calibration()
+        self._manner = Manner.of(self.manifest, self.labels)
         self._text = text_features
         if text_features is None and self._cacheable:
             with torch.no_grad():
@@ -105,16 +78,15 @@ class Classifier:
         self._others: OrderedDict[tuple[str, ...], tuple[Method, Tensor | None]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def _read_calibration(self) -> tuple[Calibration, dict[str, float]]:
-        stored, frequencies = self.manifest.get("calibration"), self.manifest.get("assumed_frequencies")
-        faults = calibration_faults(stored)
-        if fault := frequencies_fault(frequencies, len(self.labels)):
-            faults.append(Fault("assumed_frequencies", fault))
-        if faults:
-            listed = "; ".join(f"{fault.path} {fault.message}" for fault in faults)
-            raise ArtefactError(f"{MANIFEST_FILE} cannot be used: {listed}.", faults)
-        own = {} if frequencies is None else dict(zip(self.labels, frequencies, strict=True))
-        return Calibration.from_manifest(stored), own
+    @property
+    def calibration(self) -> Calibration:
+        """Its temperature, and how it was found."""
+        return self._manner.calibration
+
+    @property
+    def tuned_share(self) -> float:
+        """How much of the answer is tuned; the rest is plain zero-shot."""
+        return self._manner.tuned_share
 
     @property
     def _cacheable(self) -> bool:
@@ -138,13 +110,51 @@ class Classifier:
     @property
     def assumed_frequencies(self) -> tuple[float, ...]:
         """How frequent its scores take each of its own classes for; they sum to 1."""
-        return assumed(self._assumed, self.labels)
+        return assumed(self._manner.frequencies, self.labels)
 
     @property
     def nbytes(self) -> int:
-        """Memory of what is learned and of the text features of its own classes."""
-        tensors = [*self.method.state_dict().values(), *([self._text] if self._text is not None else [])]
-        return sum(tensor.nbytes for tensor in tensors)
+        """Memory of what answers need: what is learned, prompts, text features of all names, and the objects around."""
+        with self._lock:
+            others = list(self._others.values())
+        found: dict[int, int] = {}
+        held = [(self.method, self._text), *others]
+        for method, text in held:
+            found |= method.storages()
+            if text is not None:
+                found[text.untyped_storage().data_ptr()] = text.untyped_storage().nbytes()
+        memory = self.memory.nbytes if self.memory is not None else 0
+        objects = sum(OBJECT_BYTES + CLASS_BYTES * method.num_classes for method, _ in held)
+        return sum(found.values()) + memory + objects
+
+    def new_classes_refusal(self) -> str | None:
+        """Say why it cannot classify among other names than its own; None where it can."""
+        return self.method.new_classes_refusal()
+
+    def is_ready(self, labels: Sequence[str] | None = None) -> bool:
+        """Whether `predict` among these names runs no tower: a matrix product or two."""
+        text = self._text is not None or not self.method.has_text_features
+        return text and labels is None and not self.needs_pixels and self.tuned_share == 1.0
+
+    def text_for(self, labels: Sequence[str]) -> tuple[Tensor, Tensor | None]:
+        """Return (K, d) text features of its learned prompt around other names, and those of plain zero-shot.
+
+        The second is None where `tuned_share` is 1 and nobody needs it.
+
+        Raises:
+            IncompatibleError: What was learned belongs to its own classes, or the text depends on the image.
+            ConfigError, PromptError: As for `predict`.
+        """
+        if not self._cacheable:
+            raise IncompatibleError(
+                f"Method {self.method.name!r} has no text features that are the same for all images."
+            )
+        key, columns = chosen(labels, self.labels)
+        with torch.no_grad():
+            method, text = (self.method, self._text) if columns is not None else self._method_for(key)
+            plain = None if self.tuned_share == 1.0 else method.zero_shot_text()
+        assert text is not None  # noqa: S101 - for the type checker
+        return (text, plain) if columns is None else (text[columns], None if plain is None else plain[columns])
 
     # --- prediction ---------------------------------------------------------------------------------------------------
 
@@ -178,7 +188,7 @@ class Classifier:
             PromptError: A name that is too long, or two that read the same.
         """
         names = self.labels if labels is None else tuple(labels)
-        ratio = None if priors is None else log_ratio(check_frequencies(priors, names), assumed(self._assumed, names))
+        ratio = self._manner.log_ratio(names, priors)
         method, text, columns = self.method, self._text, None
         if labels is not None:
             method, text, columns = self._for_labels(labels)
@@ -186,18 +196,7 @@ class Classifier:
         logits, similarities = self._score(method, batch, text)
         if columns is not None:
             logits, similarities = logits[:, columns], similarities[:, columns]
-        calibration = self.calibration
-        logits = logits.float() / calibration.temperature
-        if ratio is not None:
-            logits = logits + torch.tensor(ratio, device=logits.device)
-        return Scores(
-            names,
-            torch.softmax(logits, dim=1).cpu(),
-            similarities.float().cpu(),
-            calibrated=calibration.fitted and (labels is None or columns is not None),
-            temperature=calibration.temperature,
-            priors_applied=ratio is not None,
-        )
+        return self._manner.scores(names, logits, similarities, ratio)
 
     def classify(
         self,
@@ -272,30 +271,27 @@ class Classifier:
 
     def _for_labels(self, labels: Sequence[str]) -> tuple[Method, Tensor | None, list[int] | None]:
         """Return the method, its text features and the columns to keep for other labels."""
-        key = tuple(labels)
-        if not 2 <= len(key) <= MAX_LABELS or len(set(key)) != len(key) or not all(name.strip() for name in key):
-            raise ConfigError(
-                f"`labels` must be 2 to {MAX_LABELS} different, non-empty names; got {len(key)}, of which "
-                f"{len(set(key))} differ."
-            )
-        own = {label: number for number, label in enumerate(self.labels)}
-        if all(label in own for label in key):
-            return self.method, self._text, [own[label] for label in key]
+        key, columns = chosen(labels, self.labels)
+        return (self.method, self._text, columns) if columns is not None else (*self._method_for(key), None)
+
+    def _method_for(self, key: tuple[str, ...]) -> tuple[Method, Tensor | None]:
+        """Return the method for labels of which some are new, and its text features."""
         with self._lock:
             known = self._others.get(key)
             if known is not None:
                 self._others.move_to_end(key)
-                return (*known, None)
+                return known
         from npt_core.clip.tokens import ClassPrompt
 
-        classes = [self.method.classes[own[label]] if label in own else ClassPrompt(label) for label in key]
+        own = dict(zip(self.labels, self.method.classes, strict=True))
+        classes = [own.get(label) or ClassPrompt(label) for label in key]
         method = self.method.with_classes(classes).eval()
         text = method.encode_text() if self._cacheable else None
         with self._lock:
             self._others[key] = (method, text)
             while len(self._others) > LABEL_SETS_KEPT:
                 self._others.popitem(last=False)
-        return method, text, None
+        return method, text
 
     # --- the artefact -------------------------------------------------------------------------------------------------
 
@@ -355,13 +351,14 @@ class Classifier:
         return manifest
 
     @classmethod
-    def load(cls, path: Path | str, backbone: Backbone | str | None = None) -> Self:
-        """Load a saved classifier.
+    def load(cls, path: Path | str, backbone: Backbone | str | None = None, *, story: bool = True) -> Self:
+        """Load a saved classifier. Who answers many questions keeps it as `npt_core.serving.resident` does.
 
         Args:
             path: The folder where it was saved, or a zip as a server exports it.
             backbone: The very one it was tuned on: loaded (who loads several classifiers loads it once), or the words
                 of `load_backbone`. None: a published one is found by the name that the classifier keeps.
+            story: Keep what answers do not need: the report, the images it was tuned on, what is remembered of them.
 
         Raises:
             FingerprintMismatchError: Another backbone, or other preprocessing.
@@ -371,10 +368,10 @@ class Classifier:
             BundleError, ArchiveError: The zip is no exported model, or a hostile one.
         """
         with saved_folder(path) as folder:
-            return cls._load(folder, Path(path).name, backbone)
+            return cls._load(folder, Path(path).name, backbone, story)
 
     @classmethod
-    def _load(cls, folder: Path, name: str, given: Backbone | str | None) -> Self:
+    def _load(cls, folder: Path, name: str, given: Backbone | str | None, story: bool) -> Self:
         manifest = cls.read_manifest(folder)
         expected = str(manifest["backbone"].get("fingerprint", ""))
         backbone = backbone_of(manifest, given, f"Classifier {name!r}")
@@ -382,6 +379,9 @@ class Classifier:
         backbone = backbone.with_resize(resize_of(manifest))
         method = build(manifest, backbone)
         text, memory = read_learned(folder / TENSOR_FILE, method)
+        if not story:
+            kept = ("format", "method", "method_config", "classes", "backbone", *Manner.KEYS)
+            return cls(method, {key: manifest[key] for key in kept if key in manifest}, None, text)
         return cls(method, manifest, read_report(folder / REPORT_FILE), text, memory)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,12 @@ from torch import Tensor
 from npt_core.artefact import MANIFEST_FILE, TENSOR_FILE
 from npt_core.continual.memory import memory_fault
 from npt_core.errors import ArtefactError, ConfigError, Fault
-from npt_core.methods import Method, get_method
+from npt_core.methods import Method, MethodConfig, get_method
 from npt_core.tensorfile import read_tensors
 
 if TYPE_CHECKING:
     from npt_core.clip.backbone import Backbone
+    from npt_core.clip.tokens import ClassPrompt
 
 TEXT_FEATURES = "text_features"
 MEMORY = "memory"
@@ -51,27 +53,46 @@ def write(path: Path, data: bytes) -> None:
     part.replace(path)
 
 
+@dataclass(frozen=True)
+class Description:
+    """What a manifest says a classifier is: its method, the method's settings, and K classes."""
+
+    method: type[Method]
+    config: MethodConfig
+    classes: tuple[ClassPrompt, ...]
+
+
+def described(manifest: Mapping[str, Any]) -> Description:
+    """Return what a manifest describes.
+
+    Raises:
+        ArtefactError: Nothing that this version has.
+    """
+    from npt_core.clip.tokens import ClassPrompt
+
+    try:
+        classes = tuple(
+            ClassPrompt(str(one["label"]), str(one["name"]), tuple(str(text) for text in one["phrasings"]))
+            for one in manifest["classes"]
+        )
+    except (KeyError, TypeError) as error:
+        raise ArtefactError(f"{MANIFEST_FILE} has classes without label, name or phrasings.") from error
+    try:
+        method = get_method(manifest["method"])
+        return Description(method, method.Config.from_dict(manifest["method_config"]), classes)
+    except ConfigError as error:
+        raise ArtefactError(f"{MANIFEST_FILE} asks for what this version does not have: {error.message}") from error
+
+
 def build(manifest: Mapping[str, Any], backbone: Backbone) -> Method:
     """Return the method a manifest describes, untuned.
 
     Raises:
         ArtefactError: It describes none that this version has.
     """
-    from npt_core.clip.tokens import ClassPrompt
-
-    try:
-        classes = [
-            ClassPrompt(str(one["label"]), str(one["name"]), tuple(str(text) for text in one["phrasings"]))
-            for one in manifest["classes"]
-        ]
-    except (KeyError, TypeError) as error:
-        raise ArtefactError(f"{MANIFEST_FILE} has classes without label, name or phrasings.") from error
-    try:
-        method_class = get_method(manifest["method"])
-        config = method_class.Config.from_dict(manifest["method_config"])
-    except ConfigError as error:
-        raise ArtefactError(f"{MANIFEST_FILE} asks for what this version does not have: {error.message}") from error
-    return method_class(config, backbone, classes, generator=torch.Generator().manual_seed(0)).to(backbone.device)
+    found = described(manifest)
+    generator = torch.Generator().manual_seed(0)
+    return found.method(found.config, backbone, found.classes, generator=generator).to(backbone.device)
 
 
 def read_learned(path: Path, method: Method) -> tuple[Tensor | None, Tensor | None]:
@@ -92,7 +113,8 @@ def read_learned(path: Path, method: Method) -> tuple[Tensor | None, Tensor | No
     method.make_room({name: value.shape for name, value in learned.items()})
     fit_state(method, learned)
     if text is not None:
-        text = checked_text(text, method).to(method.backbone.device)
+        # A copy: a view of the mapped file would keep all of it in memory.
+        text = checked_text(text, method.num_classes, method.backbone.d).to(method.backbone.device, copy=True)
     if memory is not None and (fault := memory_fault(memory, method.backbone.d)):
         raise ArtefactError(f"{path.name} holds a memory of old images that {fault}.")
     return text, memory
@@ -112,13 +134,13 @@ def read_report(path: Path) -> Any:
         raise ArtefactError(f"{path.name} cannot be read: {type(error).__name__}.") from error
 
 
-def checked_text(text: Tensor, method: Method) -> Tensor:
-    """Return (K, d) text features if they can be those of a method.
+def checked_text(text: Tensor, num_classes: int, d: int) -> Tensor:
+    """Return (K, d) text features if they can be those of K classes.
 
     Raises:
         ArtefactError: They cannot.
     """
-    wanted = (method.num_classes, method.backbone.d)
+    wanted = (num_classes, d)
     if text.shape != wanted or text.dtype != torch.float32:
         raise ArtefactError(
             f"{TENSOR_FILE} holds text features of shape {tuple(text.shape)}; the manifest's classes need {wanted}."

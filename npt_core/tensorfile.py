@@ -32,6 +32,23 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise ArtefactError(f"{path.name} is no safetensors file: {type(error).__name__}.") from error
 
 
+def read_tensor(path: Path, name: str) -> Tensor | None:
+    """Read one tensor of a safetensors file, under the same caps, and nothing of the others; None: it has none such.
+
+    Raises:
+        ArtefactError: As for `read_tensors`.
+    """
+    import safetensors
+
+    check_tensors(path)
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            # A copy: what safetensors hands out may be a view of the mapped file, which would stay open.
+            return file.get_tensor(name).clone() if name in file.keys() else None  # noqa: SIM118 - it is no dict
+    except Exception as error:
+        raise ArtefactError(f"{path.name} is no safetensors file: {type(error).__name__}.") from error
+
+
 def check_tensors(path: Path) -> None:
     """Judge a safetensors file by its header, before a tensor of it is believed.
 

@@ -149,7 +149,7 @@ class _Panel:
         """What a classifier is told to choose among; None: its own classes."""
         if self.labels is None or name == ZERO_SHOT:
             return None
-        refusal = classifier.method.new_classes_refusal()
+        refusal = classifier.new_classes_refusal()
         strange = [label for label in self.labels if label not in classifier.labels]
         if refusal and strange:
             listed = ", ".join(map(repr, strange[:5]))

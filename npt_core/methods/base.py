@@ -130,7 +130,7 @@ class Method(nn.Module):
         learns: False where nothing is learned at all.
         learns_class_shares: Its logits hold the log of each class's share of the training images, as a free bias for
             each class ends up with.
-        supports_new_classes: `with_classes` can work; `new_classes_refusal` may still refuse for this config.
+        supports_new_classes: `with_classes` can work; `refuses_new_classes` may still refuse for this config.
         parent_refusal: Why a tuning cannot go on from a model of this method; None where it can.
         replays_by_itself: What is learned holds the old images already: they need not be tuned on again.
         free_settings: Settings that a tuning which goes on from a model may change: they shape the loss, not what is
@@ -185,6 +185,37 @@ class Method(nn.Module):
         """The logit scale s, already exponentiated."""
         return float(self.backbone.logit_scale)
 
+    @classmethod
+    def answers_from_text(cls) -> bool:
+        """Whether its logits are scaled cosines of frozen image features and fixed text features, and nothing else.
+
+        A server then keeps the text features of such a classifier alone. Read off what a method overrides, so that one
+        which computes more than that is never taken for one that does not.
+        """
+        plain = all(
+            getattr(cls, name) is getattr(Method, name) for name in ("forward", "encode_image", "logits", "scale")
+        )
+        pooled = cls.image_input is ImageInput.POOLED
+        return plain and pooled and cls.has_text_features and not cls.text_depends_on_image
+
+    def storages(self) -> dict[int, int]:
+        """Return bytes by address of every tensor it holds, learned or made from the class names; without the towers.
+
+        By address, so that what several methods share is counted once.
+        """
+        found: dict[int, int] = {}
+        for module in self.modules():
+            held = [value for name, value in vars(module).items() if name != "backbone"]
+            held += [*module._parameters.values(), *module._buffers.values()]  # noqa: SLF001
+            for value in held:
+                # A prompt table holds its tensors in attributes.
+                inner = () if isinstance(value, Tensor | nn.Module) else getattr(value, "__dict__", {}).values()
+                for tensor in (value, *inner):
+                    if isinstance(tensor, Tensor):
+                        storage = tensor.untyped_storage()
+                        found[storage.data_ptr()] = storage.nbytes()
+        return found
+
     @property
     def takes_steps(self) -> bool:
         """Whether there is something for the optimiser; False where all is learned in `fit`, or nothing."""
@@ -236,11 +267,16 @@ class Method(nn.Module):
 
     # --- new class names ----------------------------------------------------------------------------------------------
 
+    @classmethod
+    def refuses_new_classes(cls, config: MethodConfig) -> str | None:
+        """Say why this method, so configured, cannot classify among other names; None where it can."""
+        if cls.supports_new_classes:
+            return None
+        return f"method {cls.name!r} learns one thing for each class of its training set"
+
     def new_classes_refusal(self) -> str | None:
         """Say why this method, as configured, cannot classify among other names; None where it can."""
-        if self.supports_new_classes:
-            return None
-        return f"method {self.name!r} learns one thing for each class of its training set"
+        return self.refuses_new_classes(self.config)
 
     def with_classes(self, classes: Sequence[ClassPrompt]) -> Self:
         """Return a method with the same learned parameters (shared, not copied) and other class names.

@@ -55,9 +55,10 @@ class CoOp(ContextMethod):
         own = [first_context(self.backbone, settings.n_ctx, "random", generator) for _ in self.classes]
         return torch.stack(own)
 
-    def new_classes_refusal(self) -> str | None:
+    @classmethod
+    def refuses_new_classes(cls, config: MethodConfig) -> str | None:
         """Class-specific contexts belong to the classes they were learned for."""
-        if self.config.class_specific:
+        if cast("CoOpConfig", config).class_specific:
             return "its context vectors are class-specific, a new name has none"
         return None
 

@@ -307,3 +307,39 @@ def test_options_are_usable_or_refused(fields: dict[str, list[str]]) -> None:
     assert question.terms.reject_below is None or 0 <= question.terms.reject_below <= 1
     assert question.terms.priors is None or all(value >= 0 for value in question.terms.priors.values())
     assert question.labels is None or 2 <= len(set(question.labels)) == len(question.labels)
+
+
+class TestWhatIsKept:
+    """A model that answers from its text features alone has nothing else in memory."""
+
+    def test_its_tensors_are_read_again_for_new_names_alone(
+        self, make_settings: Callable[..., AppSettings], towers: tuple[str, str]
+    ) -> None:
+        with running_api(make_settings(backbone=towers[0])) as own:
+            model = store_model(own.services, towers[0])
+            first = ask(own, png(), model=model)["predictions"]
+            file = own.services.models.folder(model) / "classifier.safetensors"
+            away = file.rename(file.with_name("away"))
+            assert ask(own, png(), model=model)["predictions"] == first
+            ask(own, png(), model=model, labels='["red", "green"]')
+            ask(own, png(), model=model, labels='["red", "a new name"]', status=500)
+            away.rename(file)
+            found = ask(own, png(), model=model, labels='["red", "a new name"]')["predictions"]
+            file.unlink()
+            assert ask(own, png(), model=model, labels='["red", "a new name"]')["predictions"] == found
+
+    def test_new_names_count_as_memory(
+        self, make_settings: Callable[..., AppSettings], towers: tuple[str, str]
+    ) -> None:
+        with running_api(make_settings(backbone=towers[0])) as own:
+            model = store_model(own.services, towers[0])
+
+            def held() -> float:
+                inference = own.app.state.context.inference
+                return inference.loaded_bytes()["models"]  # type: ignore[no-any-return]
+
+            ask(own, png(), model=model)
+            before = held()
+            assert 0 < before < 64 * 1024
+            ask(own, png(), model=model, labels=json.dumps([f"name {number}" for number in range(50)]))
+            assert held() > before + 50 * 16 * 4

@@ -326,5 +326,13 @@ def test_zero_shot_needs_no_tuning(backbone: Any) -> None:
     assert torch.allclose(other.text_features, backbone.encode_texts(["cat!", "dog!"]), atol=1e-6)
 
 
-def test_it_knows_its_size(tuned: Classifier, backbone: Any) -> None:
-    assert tuned.nbytes == 4 * (4 * backbone.d_text + 3 * backbone.d)
+def test_it_knows_its_size(saved: Path, backbone: Any) -> None:
+    classifier = Classifier.load(saved, backbone)
+    learned, text = 4 * 4 * backbone.d_text, 4 * 3 * backbone.d
+    prompts = classifier.method.table._frozen.nbytes
+    assert classifier.memory is not None
+    least = learned + text + prompts + classifier.memory.nbytes
+    assert least <= classifier.nbytes <= least + 32_000
+    before = classifier.nbytes
+    classifier.predict(features(backbone), labels=["cat", "dog"])
+    assert before + 4 * 2 * backbone.d < classifier.nbytes < before + least + 32_000  # the context is counted once

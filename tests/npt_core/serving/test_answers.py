@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +94,8 @@ def test_other_labels_priors_and_a_threshold(backbone: Any, classifier: Classifi
     assert certain.label != "red"
     assert classifier.classify(files[0], reject_below=1.0)[0].rejected
     assert not classifier.classify(files[0])[0].rejected
-    careful = Classifier(classifier.method, classifier.manifest)
-    careful.calibration = replace(careful.calibration, reject_below=1.0)
+    stored = {"temperature": 1.0, "count": 0, "source": "none", "reject_below": 1.0}
+    careful = Classifier(classifier.method, {**classifier.manifest, "calibration": stored})
     assert careful.classify(files[0])[0].rejected  # what the classifier stores
     assert not careful.classify(files[0], reject_below=0)[0].rejected
 
