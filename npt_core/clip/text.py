@@ -43,6 +43,7 @@ class TextTower:
                 f"{reason}. Choose a CLIP whose text tower is open_clip's own transformer."
             )
         self.name, self.dtype, self.pad_id = name, dtype, pad_id
+        self._rms: dict[frozenset[int], float] = {}
         self.token_embedding = cast("nn.Embedding", tower.token_embedding)
         self.positional_embedding = cast("torch.Tensor", tower.positional_embedding)
         self.blocks = list(cast("nn.ModuleList", tower.transformer.resblocks))  # type: ignore[union-attr]
@@ -74,10 +75,13 @@ class TextTower:
 
     def embedding_rms(self, trained_ids: Collection[int] | None = None) -> float:
         """Root mean square of the token table: of its trained rows only, where those are known."""
-        table = self.token_embedding.weight
-        if trained_ids:
-            table = table[torch.tensor(sorted(trained_ids), device=table.device)]
-        return float(table.float().square().mean().sqrt())
+        key = frozenset(trained_ids or ())
+        if key not in self._rms:  # every fresh method asks, and the table is large
+            table = self.token_embedding.weight
+            if key:
+                table = table[torch.tensor(sorted(key), device=table.device)]
+            self._rms[key] = float(table.float().square().mean().sqrt())
+        return self._rms[key]
 
     def __call__(self, batch: PromptBatch, *, path: Path = "auto", chunk: int | None = None) -> torch.Tensor:
         """See `encode_prompts`."""
