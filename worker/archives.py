@@ -7,16 +7,16 @@ while it is an upload and no archive that a sweep could find without a data set.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import structlog
 
-from worker.errors import WorkerError
-from worker.ids import DATASET_ID_PATTERN
+from worker.errors import NotFoundError, WorkerError
 from worker.jobfiles import read_record
 from worker.models import hash_file
 from worker.records import DatasetRecord
+from worker.references import References, archive_name
 from worker.store.base import Store
 
 log = structlog.get_logger(__name__)
@@ -29,6 +29,7 @@ class Archives:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._references = References(store)
 
     def ready(self, part: Path) -> str:
         """The key of a zip that is about to be kept, and its bytes are on the disk. It takes long: hold no lock."""
@@ -42,22 +43,27 @@ class Archives:
 
     def drop_unused(self, keys: Iterable[str]) -> int:
         """Delete those that no data set needs; how many. Call it with the lock held."""
-        asked = set(keys)
-        if not asked:
-            return 0
-        try:
-            unused = asked - {key for record in self._records() for key in record.archives}
-        except WorkerError as error:  # a record that cannot be read may need any of them
-            log.error("archives kept, a data set cannot be read", error=error.message)
-            return 0
-        return sum(self._store.delete(key) for key in sorted(unused))
+        return sum(self._drop(key) for key in sorted(set(keys)) if not self._is_needed(key))
+
+    def _drop(self, key: str) -> bool:
+        dropped = self._store.delete(key)
+        self._references.gone(archive_name(key))
+        return dropped
+
+    def _is_needed(self, key: str) -> bool:
+        name = archive_name(key)
+        for dataset_id in self._references.of(name):
+            try:
+                if key in read_record(self._store, f"datasets/{dataset_id}/dataset.json", DatasetRecord).archives:
+                    return True
+            except NotFoundError:
+                self._references.drop(dataset_id, [name])
+            except WorkerError as error:  # a record that cannot be read may need it
+                log.error("archive kept, a data set cannot be read", dataset=dataset_id, error=error.message)
+                return True
+        return False
 
     def sweep(self) -> int:
         """Delete what a process that died left without a data set; how many."""
         with self._store.lock(LOCK):
             return self.drop_unused(f"archives/{name}" for name in self._store.names("archives"))
-
-    def _records(self) -> Iterator[DatasetRecord]:
-        for name in self._store.names("datasets"):
-            if DATASET_ID_PATTERN.fullmatch(name) and self._store.exists(f"datasets/{name}/dataset.json"):
-                yield read_record(self._store, f"datasets/{name}/dataset.json", DatasetRecord)

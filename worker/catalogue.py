@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import structlog
-
 from worker.aliases import AliasRepository
 from worker.errors import ConflictError, NotFoundError, WorkerError
 from worker.feedback import FOLDER as FEEDBACK_FOLDER
 from worker.feedback import WRITING as FEEDBACK_WRITING
-from worker.ids import ID_PATTERN, ids_in
+from worker.ids import ID_PATTERN
 from worker.jobs import JobStore
 from worker.models import LOCK, ModelRepository
 from worker.onnx_files import FOLDER as ONNX_FOLDER
 from worker.records import AliasRecord, ModelRecord
+from worker.references import References
 from worker.store.base import Store
-
-log = structlog.get_logger(__name__)
 
 MAX_ANCESTORS = 100
 
@@ -30,6 +27,7 @@ class Catalogue:
         self._models = models
         self._aliases = aliases
         self._jobs = jobs
+        self._references = References(store)
 
     def resolve(self, name: str) -> ModelRecord:
         """The model of an id or alias, as it is now.
@@ -88,19 +86,11 @@ class Catalogue:
                     f"The model {model_id} is {', '.join(map(repr, aliases))}; point the alias elsewhere, or delete "
                     "it, first."
                 )
-            job = self._needed_by(model_id)
+            job = self._jobs.uses_model(model_id)
             if job is not None:
                 raise ConflictError(f"The model is needed by the job {job}; cancel it or wait for its end.")
             self._store.delete(f"{ONNX_FOLDER}/{model_id}")
             self._models.delete(model_id)
+            self._references.gone(model_id)
             with self._store.lock(FEEDBACK_WRITING):  # who writes there looks for the model first
                 self._store.delete(f"{FEEDBACK_FOLDER}/{model_id}")
-
-    def _needed_by(self, model_id: str) -> str | None:
-        for job_id in self._jobs.unfinished():
-            try:
-                if model_id in ids_in(self._jobs.files.spec(job_id).config, "model"):
-                    return job_id
-            except WorkerError as error:  # it cannot run either
-                log.error("job left out of a look for users of a model", job=job_id, error=error.message)
-        return None

@@ -16,8 +16,10 @@ from worker.errors import ConflictError, CorruptRecordError, JobFinishedError, N
 from worker.ids import DATASET_ID_PATTERN, check_dataset_id
 from worker.jobfiles import read_record
 from worker.jobs import JobStore
+from worker.models import LOCK as MODELS
 from worker.models import ModelRepository
 from worker.records import AuditRecord, DatasetRecord, Page, ProblemItem, utcnow
+from worker.references import References, needs_of_dataset
 from worker.settings import WorkerSettings
 from worker.shelf import DatasetShelf
 from worker.store.base import Store
@@ -46,6 +48,7 @@ class DatasetRepository:
         self._shelf = shelf
         self._settings = settings
         self._archives = Archives(store)
+        self._references = References(store)
         self.audits = Audits(store, jobs)
 
     def limits(self) -> Limits:
@@ -167,6 +170,7 @@ class DatasetRepository:
                 keys = archives()
                 size = sum(self._store.path(key).stat().st_size for key in keys)
                 record = record.model_copy(update={"archives": keys, "size": size})
+                self._references.note(record.id, needs_of_dataset(record))
                 for name, data in files.items():
                     self._store.put(f"{folder}/{name}", data)
                 self._store.put(f"{folder}/{RECORD}", record.to_json())
@@ -320,10 +324,12 @@ class DatasetRepository:
         """
         with self._store.lock(LOCK):
             record = self._stored(dataset_id)
-            needed = self._jobs.uses(dataset_id) or self._models.uses(dataset_id)
-            if needed or self.last_use(record) >= before:
+            if self.last_use(record) >= before or self._jobs.uses(dataset_id):
                 return False
-            self._store.delete(f"datasets/{dataset_id}")
+            with self._store.lock(MODELS):
+                if self._models.uses(dataset_id):
+                    return False
+                self._remove(dataset_id)
             self._shelf.drop(dataset_id)
         log.info("data set expired", dataset=dataset_id)
         return True
@@ -342,10 +348,11 @@ class DatasetRepository:
             job = self._jobs.uses(dataset_id, besides=KIND)
             if job is not None:
                 raise ConflictError(f"The data set is needed by the job {job}; cancel it or wait for its end.")
-            model = self._models.uses(dataset_id)
-            if model is not None:
-                raise ConflictError(f"The data set is needed by the model {model}; delete that first.")
-            self._store.delete(f"datasets/{dataset_id}")
+            with self._store.lock(MODELS):
+                model = self._models.uses(dataset_id)
+                if model is not None:
+                    raise ConflictError(f"The data set is needed by the model {model}; delete that first.")
+                self._remove(dataset_id)
             self._shelf.drop(dataset_id)
             self._archives.drop_unused(record.archives)
         log.info("data set deleted", dataset=dataset_id)
@@ -354,6 +361,10 @@ class DatasetRepository:
                 self._jobs.cancel(record.audit.job_id)
             except (JobFinishedError, NotFoundError):
                 return  # it was quicker
+
+    def _remove(self, dataset_id: str) -> None:
+        self._store.delete(f"datasets/{dataset_id}")
+        self._references.gone(dataset_id)
 
 
 def _described(dataset: Dataset, filename: str | None) -> DatasetRecord:

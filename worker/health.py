@@ -8,7 +8,7 @@ from typing import cast
 import redis
 
 from npt_core.errors import NPTError
-from worker.identity import alive
+from worker.identity import alive_here
 from worker.keys import Keys
 from worker.lease import WORKER_SEEN_MS
 from worker.redis_url import RedisAddress
@@ -25,7 +25,7 @@ def worker_is_at_its_post(settings: WorkerSettings) -> bool:
         seconds, microseconds = cast("tuple[int, int]", client.time())
         since = seconds * 1000 + microseconds // 1000 - WORKER_SEEN_MS
         names = cast("list[str]", client.zrangebyscore(Keys(settings.redis_prefix).workers, since, "+inf"))
-    return any(alive(name) for name in names)
+    return any(alive_here(name, settings.node) for name in names)
 
 
 def main() -> int:

@@ -37,6 +37,17 @@ def process_name(pid: int | None = None) -> str:
         return ""
 
 
+def post(node: str, worker: str) -> str:
+    """What a worker is called among those of all machines."""
+    return f"{worker}@{node}"
+
+
+def alive_here(name: str, node: str) -> bool:
+    """Whether the worker of that `post` is one of this machine and still runs."""
+    worker, _, its_node = name.partition("@")
+    return its_node == node and alive(worker)
+
+
 def alive(name: str) -> bool:
     """Whether the process of that name still runs on this machine."""
     pid = name.partition("-")[0]

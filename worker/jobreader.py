@@ -8,20 +8,18 @@ from functools import partial
 from itertools import islice
 from typing import cast
 
-import redis
 import structlog
 from pydantic import ValidationError
 
+from worker.bus import Bus
 from worker.errors import NotFoundError, WorkerError
 from worker.ids import check_id
 from worker.jobfiles import JobFiles
 from worker.jobindex import JobIndex
-from worker.keys import Keys
-from worker.lease import LeaseScripts
 from worker.models import ModelRepository
 from worker.patience import Patience
 from worker.records import JobEnd, JobProgress, JobRecord, JobSpec, JobStatus, Page
-from worker.redis_memory import RedisMemory
+from worker.references import References, needs_of_job
 from worker.store.base import Store
 from worker.turns import Moment
 
@@ -35,23 +33,13 @@ MOST_LOOKS = 500
 class JobReader:
     """Looks jobs up. Changes nothing but what an end that was decided still asks for."""
 
-    def __init__(
-        self,
-        store: Store,
-        client: redis.Redis,
-        keys: Keys,
-        leases: LeaseScripts,
-        models: ModelRepository,
-        memory: RedisMemory,
-    ) -> None:
+    def __init__(self, store: Store, bus: Bus, models: ModelRepository) -> None:
         self.files = JobFiles(store)
-        self.index = JobIndex(client, keys)
-        self._redis = client
-        self._keys = keys
-        self._leases = leases
+        self.index = JobIndex(bus.redis, bus.keys)
+        self._redis, self._keys, self._leases, self._memory = bus.redis, bus.keys, bus.leases, bus.memory
         self._models = models
-        self._memory = memory
         self._patience = Patience()
+        self.references = References(store)
 
     # -- one
 
@@ -171,15 +159,40 @@ class JobReader:
     # -- all that have not ended
 
     def uses(self, dataset_id: str, *, besides: str | None = None) -> str | None:
-        """An unfinished job that needs the data set, if there is one; `besides` is a kind that does not count."""
-        for job_id in self.unfinished():
-            try:
-                spec = self.files.spec(job_id)
-                if spec.dataset_id == dataset_id and spec.kind != besides:
-                    return job_id
-            except WorkerError as error:  # it cannot run either
-                log.error("job left out of a look for users of a data set", job=job_id, error=error.message)
+        """An unfinished job that needs the data set, if there is one; `besides` is a kind that does not count.
+
+        Whatever an ended one made of it stands in its place when this returns. Call it with the data sets' lock held.
+        """
+        for spec, end in self._users(dataset_id):
+            if end is not None:
+                self.carry_out(spec.id, end)  # its winner may have died before the model was there to need it
+            elif spec.kind != besides:
+                return spec.id
         return None
+
+    def uses_model(self, model_id: str) -> str | None:
+        """An unfinished job that needs the model, if there is one. Call it with the models' lock held."""
+        return next((spec.id for spec, end in self._users(model_id) if end is None), None)
+
+    def _users(self, what: str) -> Iterator[tuple[JobSpec, JobEnd | None]]:
+        """Every job that is noted to need something, the oldest first, and how it ended; forgets those that did."""
+        for job_id in self.references.of(what):
+            if not job_id.startswith("job_"):
+                continue
+            try:
+                spec, end = self.files.spec(job_id), self.files.end(job_id)
+                if what in needs_of_job(spec):
+                    yield spec, end
+            except NotFoundError:  # its request died before it was written, or it was removed
+                end = None
+                self.references.drop(job_id, [what])
+            except WorkerError as error:  # it cannot run either
+                log.error(
+                    "job left out of a look for what needs something", job=job_id, needs=what, error=error.message
+                )
+                continue
+            if end is not None:
+                self.references.drop(job_id, [what])
 
     def datasets(self) -> set[str]:
         """Every data set that an unfinished job needs.

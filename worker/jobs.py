@@ -12,17 +12,16 @@ import structlog
 
 from npt_core.errors import NPTError
 from worker import tally
+from worker.bus import Bus
 from worker.claims import Claims
 from worker.errors import CorruptRecordError, JobFinishedError, NotFoundError, WorkerError
 from worker.ids import check_dataset_id, ids_in, new_id
 from worker.jobreader import JobReader
-from worker.keys import Keys
-from worker.lease import LeaseScripts
 from worker.logs import about_job, bound_request
 from worker.models import LOCK as MODELS
 from worker.models import ModelRepository
 from worker.records import JobEnd, JobRecord, JobSpec, JobStatus, Problem, utcnow
-from worker.redis_memory import RedisMemory
+from worker.references import needs_of_job
 from worker.settings import WorkerSettings
 from worker.store.base import Store
 
@@ -35,17 +34,8 @@ WITHOUT_FILES = frozenset({"audit"})
 class JobStore(JobReader):
     """Job records, to read and to write."""
 
-    def __init__(
-        self,
-        store: Store,
-        client: redis.Redis,
-        keys: Keys,
-        leases: LeaseScripts,
-        models: ModelRepository,
-        memory: RedisMemory,
-        settings: WorkerSettings,
-    ) -> None:
-        super().__init__(store, client, keys, leases, models, memory)
+    def __init__(self, store: Store, bus: Bus, models: ModelRepository, settings: WorkerSettings) -> None:
+        super().__init__(store, bus, models)
         self._store = store
         self._settings = settings
         self.claims = Claims(store, self.files, settings.idempotency_ttl_s)
@@ -123,6 +113,7 @@ class JobStore(JobReader):
                 self._models.get(model_id)
             if spec.kind not in WITHOUT_FILES:
                 self._store.limit.ensure()
+            self.references.note(spec.id, needs_of_job(spec))
             return self.files.put_spec(spec, archive)
 
     # -- removing
@@ -209,6 +200,8 @@ class JobStore(JobReader):
             except redis.RedisError as error:
                 log.warning("job ended, Redis does not answer", status=end.status.value, error=str(error))
             self.files.tidy(job_id)
+            with contextlib.suppress(WorkerError):  # one that cannot be read needs nothing either
+                self.references.drop(job_id, needs_of_job(self.files.spec(job_id)))
 
     def _counts(self, job_id: str, end: JobEnd) -> dict[str, float]:
         try:

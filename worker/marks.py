@@ -1,8 +1,12 @@
-"""Small files that say which child works on what: they outlive Redis, and their process by a moment at most."""
+"""Small files that say which child works on what: they outlive Redis, and their process by a moment at most.
+
+Machines may share the data folder, and numbers of processes are only unique on one: the names have the node too.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +25,8 @@ class Busy:
 class BusyMark:
     """The mark of one child."""
 
-    def __init__(self, run_dir: Path, worker: str, pid: int) -> None:
-        self._path = run_dir / "workers" / f"{worker}.{pid}"
+    def __init__(self, run_dir: Path, node: str, worker: str, pid: int) -> None:
+        self._path = run_dir / "workers" / f"{_name(node, worker)}.{pid}"
 
     def write(self, job_id: str, fence: int) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,17 +44,21 @@ class BusyMark:
                 self._path.unlink(missing_ok=True)
 
 
-def busy(run_dir: Path, worker: str) -> list[Busy]:
+def busy(run_dir: Path, node: str, worker: str) -> list[Busy]:
     """The children of a worker that are at work."""
     found = []
-    for path in (run_dir / "workers").glob(f"{worker}.*"):
+    for path in (run_dir / "workers").glob(f"{_name(node, worker)}.*"):
         with contextlib.suppress(OSError, ValueError):
             job_id, fence = path.read_text().split()
             found.append(Busy(int(path.suffix[1:]), job_id, int(fence), path))
     return found
 
 
-def sweep(run_dir: Path, gone: str) -> None:
+def sweep(run_dir: Path, node: str, gone: str) -> None:
     """Remove the marks of a worker that is no more."""
-    for path in (run_dir / "workers").glob(f"{gone}.*"):
+    for path in (run_dir / "workers").glob(f"{_name(node, gone)}.*"):
         path.unlink(missing_ok=True)
+
+
+def _name(node: str, worker: str) -> str:
+    return f"{worker}.{hashlib.sha256(node.encode()).hexdigest()[:12]}"

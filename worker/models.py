@@ -17,6 +17,7 @@ from worker.errors import CorruptRecordError, NotFoundError, WorkerError
 from worker.ids import ID_PATTERN, check_id
 from worker.jobfiles import read_record
 from worker.records import FileMark, ModelDraft, ModelRecord, Origin, Page, utcnow
+from worker.references import References, needs_of_model
 from worker.store.base import Store
 from worker.versions import Versions
 
@@ -33,6 +34,7 @@ class ModelRepository:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._versions = Versions(store)
+        self._references = References(store)
 
     # -- making
 
@@ -95,6 +97,7 @@ class ModelRepository:
             self._store.put(f"{source}/{RECORD}", record.model_copy(update={"version": version}).to_json())
             if record.content:
                 self._store.put(f"contents/{record.content}/{model_id}", b"")
+            self._references.note(model_id, needs_of_model(record))
         moved = self._store.move(source, f"models/{model_id}")
         if moved:
             log.info("model stored", model=model_id)
@@ -175,11 +178,13 @@ class ModelRepository:
         return Page(items=items[:limit], next_cursor=items[limit - 1].id if more else None)
 
     def uses(self, dataset_id: str) -> str | None:
-        """A model made from the data set, if there is one."""
-        for name in self._store.names("models"):
+        """A model made from the data set, if there is one. Call it with `LOCK` held."""
+        for name in self._references.of(dataset_id):
             try:
-                if ID_PATTERN.fullmatch(name) and self.get(name).dataset_id == dataset_id:
+                if name.startswith("model_") and self.get(name).dataset_id == dataset_id:
                     return name
+            except NotFoundError:  # whoever noted it died before it was moved, or it was deleted
+                self._references.drop(name, [dataset_id])
             except WorkerError:
                 continue
         return None
@@ -221,7 +226,7 @@ class ModelRepository:
     # -- removing
 
     def delete(self, model_id: str) -> None:
-        """Remove a model, whatever needs it: `Catalogue.delete` asks first.
+        """Remove a model, whatever needs it: `Catalogue.delete` asks first. Call it with `LOCK` held.
 
         Raises:
             NotFoundError: no such model.
@@ -230,6 +235,10 @@ class ModelRepository:
         self._store.delete(f"models/{model_id}")
         if record.content:
             self._store.delete(f"contents/{record.content}/{model_id}")
+        for dataset_id in needs_of_model(record):
+            self._references.drop(model_id, [dataset_id])
+            if not self._references.of(dataset_id):
+                self._references.gone(dataset_id)
         log.info("model deleted", model=model_id)
 
 

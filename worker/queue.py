@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any, cast
 import redis
 import structlog
 
+from worker.bus import Bus
 from worker.events import Events
-from worker.keys import Keys
-from worker.lease import WORKER_SEEN_MS, LeaseScripts
+from worker.lease import WORKER_SEEN_MS
 from worker.records import JobSpec, JobStatus
-from worker.redis_url import RedisAddress
 from worker.settings import WorkerSettings
 
 if TYPE_CHECKING:
@@ -31,19 +30,8 @@ HINTS_AT_ONCE = 100
 class JobQueue:
     """Hands jobs to workers."""
 
-    def __init__(
-        self,
-        client: redis.Redis,
-        address: RedisAddress,
-        keys: Keys,
-        leases: LeaseScripts,
-        events: Events,
-        settings: WorkerSettings,
-    ) -> None:
-        self._redis = client
-        self._address = address
-        self._keys = keys
-        self._leases = leases
+    def __init__(self, bus: Bus, events: Events, settings: WorkerSettings) -> None:
+        self._redis, self._keys, self._leases = bus.redis, bus.keys, bus.leases
         self._events = events
         self._settings = settings
         self._sender: Celery | None = None

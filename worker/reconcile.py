@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import secrets
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 
-import redis
 import structlog
 
+from worker.bus import Bus
 from worker.errors import WorkerError
 from worker.jobs import JobStore
-from worker.keys import Keys
-from worker.lease import Identity, LeaseScripts
+from worker.lease import Identity
 from worker.queue import JobQueue
 from worker.records import JobSpec, JobStatus
-from worker.redis_memory import RedisMemory
 from worker.shelf import DatasetShelf
 
 log = structlog.get_logger(__name__)
@@ -31,23 +30,11 @@ AT_ONCE = 500
 class Reconciler:
     """Walks the job folders. What Redis already knows of a job is left as it is."""
 
-    def __init__(
-        self,
-        client: redis.Redis,
-        keys: Keys,
-        leases: LeaseScripts,
-        jobs: JobStore,
-        queue: JobQueue,
-        shelf: DatasetShelf,
-        memory: RedisMemory,
-    ) -> None:
-        self._redis = client
-        self._keys = keys
-        self._leases = leases
+    def __init__(self, bus: Bus, jobs: JobStore, queue: JobQueue, shelf: DatasetShelf) -> None:
+        self._redis, self._keys, self._leases, self._memory = bus.redis, bus.keys, bus.leases, bus.memory
         self._jobs = jobs
         self._queue = queue
         self._shelf = shelf
-        self._memory = memory
         self._wanted = threading.Event()
         self._wanted.set()  # once at start, whatever Redis says
         self._server: str | None = None
@@ -73,6 +60,7 @@ class Reconciler:
         if not self._redis.set(self._keys.reconciling, token, nx=True, px=LOCK_MS):
             return False
         self._wanted.clear()
+        began = time.monotonic()
         doubted_at = self._memory.doubted_at()
         counts = Counter(ended=0, running=0, queued=0, unreadable=0)
         try:
@@ -82,6 +70,7 @@ class Reconciler:
                 below = batch[-1]
             self._forget_the_gone(self._jobs.index.between(None, below))
             counts["datasets"] = self._shelf.fill()
+            self._ensure_references()
             self._queue.ensure_hints()
             self._redis.set(self._keys.epoch, token)
             self._memory.trust(doubted_at)
@@ -91,8 +80,14 @@ class Reconciler:
         finally:
             if self._redis.get(self._keys.reconciling) == token:
                 self._redis.delete(self._keys.reconciling)
-        log.info("reconciled", **counts)
+        log.info("reconciled", seconds=round(time.monotonic() - began, 3), **counts)
         return True
+
+    def _ensure_references(self) -> None:
+        try:
+            self._jobs.references.ensure()
+        except (WorkerError, OSError) as error:  # the first deletion tries again
+            log.error("references not made", error=str(error))
 
     def _tell(self, batch: list[str], below: str | None, counts: Counter[str]) -> None:
         """Jobs in a row, newest first, the newest of them being the first one below that id."""

@@ -39,7 +39,7 @@ class Runner:
         self._use_cases = use_cases
         self._who = who
         self._drain = drain
-        self._busy = BusyMark(services.settings.run_dir, who.worker, who.pid)
+        self._busy = BusyMark(services.settings.run_dir, who.node, who.worker, who.pid)
 
     def run_next(self, queue: str | None = None) -> str | None:
         """Work on the oldest waiting job; its id, or None where nothing waits.

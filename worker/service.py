@@ -26,6 +26,7 @@ from redis import Redis
 
 from worker.aliases import AliasRepository
 from worker.audits import AUDITS, KIND
+from worker.bus import Bus
 from worker.catalogue import Catalogue
 from worker.datasets import DatasetRepository
 from worker.events import Events
@@ -211,12 +212,12 @@ def open_services(settings: WorkerSettings | None = None, *, clock: Clock | None
     store = LocalStore(settings.data_dir, min_free_bytes=settings.min_free_bytes, max_bytes=settings.max_store_bytes)
     leases = LeaseScripts(client, keys, settings, clock=clock)
     models = ModelRepository(store)
-    memory = RedisMemory(client, keys, settings.data_dir / "run" / "untold")
-    jobs = JobStore(store, client, keys, leases, models, memory, settings)
+    bus = Bus(client, keys, leases, RedisMemory(client, keys, settings.data_dir / "run" / "untold"))
+    jobs = JobStore(store, bus, models, settings)
     events = Events(client, address, keys, jobs, settings)
     jobs.announce = events.publish
-    queue = JobQueue(client, address, keys, leases, events, settings)
-    shelf = DatasetShelf(store, client, keys, memory)
+    queue = JobQueue(bus, events, settings)
+    shelf = DatasetShelf(store, bus)
     datasets = DatasetRepository(store, jobs, models, shelf, settings)
     aliases = AliasRepository(store, models)
     catalogue = Catalogue(store, models, aliases, jobs)
@@ -225,7 +226,7 @@ def open_services(settings: WorkerSettings | None = None, *, clock: Clock | None
     recovery = Recovery(jobs, leases, queue, events, settings)
     feedback = FeedbackRepository(store, models, settings)
     retention = Retention(store, jobs, datasets, models, feedback, settings)
-    reconciler = Reconciler(client, keys, leases, jobs, queue, shelf, memory)
+    reconciler = Reconciler(bus, jobs, queue, shelf)
     reaper = Reaper(leases, queue, reconciler, recovery, retention, settings)
     return Services(
         settings=settings,

@@ -14,13 +14,12 @@ import redis
 import structlog
 
 from worker.archives import LOCK
+from worker.bus import Bus
 from worker.errors import NotFoundError, WorkerError
 from worker.ids import DATASET_ID_PATTERN
 from worker.jobfiles import read_record
-from worker.keys import Keys
 from worker.patience import Patience
 from worker.records import DatasetRecord
-from worker.redis_memory import RedisMemory
 from worker.store.base import Store
 
 log = structlog.get_logger(__name__)
@@ -33,8 +32,8 @@ AT_ONCE = 200
 class DatasetShelf:
     """Which data set is older than which. Scores are microseconds, as exact as the records' own times."""
 
-    def __init__(self, store: Store, client: redis.Redis, keys: Keys, memory: RedisMemory) -> None:
-        self._store, self._redis, self._keys, self._memory = store, client, keys, memory
+    def __init__(self, store: Store, bus: Bus) -> None:
+        self._store, self._redis, self._keys, self._memory = store, bus.redis, bus.keys, bus.memory
         self._patience = Patience()
 
     def put(self, record: DatasetRecord) -> None:

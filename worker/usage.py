@@ -21,6 +21,7 @@ KIND_OF = {
     "models": "models",
     "names": "models",
     "contents": "models",
+    "needed": "models",
     "aliases": "models",
     "jobs": "jobs",
     "idempotency": "jobs",

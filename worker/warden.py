@@ -19,7 +19,7 @@ import structlog
 
 from worker import marks
 from worker.errors import WorkerError
-from worker.identity import alive, boot_id
+from worker.identity import alive, boot_id, post
 from worker.lease import Held
 from worker.marks import Busy
 from worker.service import Services
@@ -66,8 +66,8 @@ class Warden:
         self._wake.set()
         self._thread.join(timeout=5)
         with contextlib.suppress(redis.RedisError):
-            self._services.queue.gone(self._worker)
-        marks.sweep(self._settings.run_dir, self._worker)
+            self._services.queue.gone(post(self._settings.node, self._worker))
+        marks.sweep(self._settings.run_dir, self._settings.node, self._worker)
 
     def _loop(self) -> None:
         while not self._stop.is_set():
@@ -82,11 +82,11 @@ class Warden:
 
     def watch_once(self) -> None:
         """One round: with Redis where it answers, by the local marks where it does not."""
-        busy = marks.busy(self._settings.run_dir, self._worker)
+        busy = marks.busy(self._settings.run_dir, self._settings.node, self._worker)
         held: list[Held] | None = None
         try:
             if time.monotonic() - self._seen >= SEEN_EVERY_S:
-                self._services.queue.seen(self._worker)
+                self._services.queue.seen(post(self._settings.node, self._worker))
                 self._seen = time.monotonic()
             held = self._services.leases.held()
             self._free_the_dead(held)
@@ -123,7 +123,7 @@ class Warden:
             elif alive(each.worker):
                 continue
             else:
-                marks.sweep(self._settings.run_dir, each.worker)
+                marks.sweep(self._settings.run_dir, each.node, each.worker)
             try:
                 verdict = self._services.recovery.release(each.job_id, each.fence, how)
             except WorkerError as error:

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from worker import health
-from worker.identity import process_name
+from worker.identity import post, process_name
 from worker.keys import Keys
 from worker.redis_url import RedisAddress
 from worker.settings import WorkerSettings
@@ -18,11 +18,13 @@ def seen(settings: WorkerSettings, name: str, ago_s: float) -> None:
 
 def test_a_worker_of_this_machine_seen_lately_is_healthy(settings: WorkerSettings) -> None:
     assert not health.worker_is_at_its_post(settings)
-    seen(settings, process_name(), 60)
+    here = post(settings.node, process_name())
+    seen(settings, here, 60)
     assert not health.worker_is_at_its_post(settings)  # hung
-    seen(settings, "4194999-1", 0)
-    assert not health.worker_is_at_its_post(settings)  # another machine's
-    seen(settings, process_name(), 0)
+    for stranger in ("4194999-1", process_name()):  # another machine has processes of the same number
+        seen(settings, post("another-node", stranger), 0)
+        assert not health.worker_is_at_its_post(settings)
+    seen(settings, here, 0)
     assert health.worker_is_at_its_post(settings)
 
 

@@ -138,6 +138,10 @@ class Store(RuleBasedStateMachine):
         self.services.catalogue.delete(model_id)
         del self.models[model_id]
 
+    @rule()
+    def lose_references(self) -> None:
+        self.services.store.delete("needed")
+
     @precondition(lambda self: self._unfinished())
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:

@@ -55,6 +55,9 @@ class Store(Protocol):
     def delete(self, prefix: str) -> bool:
         """Remove an object or everything under a prefix; False where there was nothing."""
 
+    def unlink(self, key: str) -> None:
+        """Remove a small object that does no harm where a power cut brings it back; nothing where there is none."""
+
     def move(self, prefix: str, target: str) -> bool:
         """Move everything under a prefix; False where there is no source or the target exists."""
 

@@ -27,6 +27,7 @@ FOLDERS = (
     "models",
     "names",
     "contents",
+    "needed",
     "aliases",
     "exports",
     "feedback",
@@ -202,6 +203,10 @@ class LocalStore:
             self.limit.count(-_size(grave))
         _remove(grave)
         return True
+
+    def unlink(self, key: str) -> None:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            self.path(key).unlink()
 
     def move(self, prefix: str, target: str) -> bool:
         source, destination = self.path(prefix), self.path(target)
