@@ -5,9 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch.utils.checkpoint import checkpoint
+
+Path = Literal["auto", "fast", "reference"]
+PATHS: tuple[Path, ...] = ("auto", "fast", "reference")
+"""How a tower computes: by the exact short cut, as open_clip does, or by the first where it is exact."""
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from npt_core.clip.prompts import PromptBatch, in_chunks, replace_deep
+from npt_core.clip.prompts import PATHS, Path, PromptBatch, in_chunks, replace_deep
 from npt_core.clip.text_fast import encode_fast, why_not_exact
 from npt_core.errors import PromptError, PromptLengthError, UnsupportedBackboneError
 
-Path = Literal["auto", "fast", "reference"]
-PATHS: tuple[Path, ...] = ("auto", "fast", "reference")
 _POOLING = ("argmax", "eos", "first", "last")
 
 

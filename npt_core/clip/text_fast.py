@@ -15,20 +15,21 @@ activations need gradients.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
-from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 from torch import nn
-from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
+from npt_core.clip.blocks import attend, feed_forward, why_not_standard
 from npt_core.clip.prompts import PromptBatch, in_chunks, replace_deep
 
 if TYPE_CHECKING:
+    from open_clip.transformer import ResidualAttentionBlock
+
     from npt_core.clip.text import TextTower
 
 
@@ -43,12 +44,8 @@ def why_not_exact(tower: TextTower) -> str | None:
     if tower.pooling not in ("argmax", "eos"):
         return f"it pools at the {tower.pooling!r} position, not at EOT"
     for block in tower.blocks:
-        attention = getattr(block, "attn", None)
-        if type(block) is not ResidualAttentionBlock or type(attention) is not nn.MultiheadAttention:
-            return f"its blocks ({type(block).__name__}) are not the standard ones"
-        plain = attention.bias_k is None and not attention.add_zero_attn
-        if not plain or attention.in_proj_weight is None or hasattr(block, "ln_1_kv"):
-            return "its attention layers are not plain self-attention"
+        if reason := why_not_standard(block):
+            return reason
     return None
 
 
@@ -210,40 +207,8 @@ def _block(block: ResidualAttentionBlock, x: torch.Tensor, p: int, plan: _Plan, 
         else:
             mixed = _suffix_attention(q[:, p:], kv, p, plan, plan.mask)
             if p:
-                mixed = torch.cat([_attention(q[:, :p], kv[:, :p], None).flatten(2), mixed], dim=1)
-    x = x + block.ls_1(attention.out_proj(mixed))
-    return cast("torch.Tensor", x + block.ls_2(_mlp(cast("nn.Sequential", block.mlp), block.ln_2(x))))
-
-
-def _mlp(mlp: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
-    for layer in mlp:
-        x = _quick_gelu(x) if type(layer) is QuickGELU else layer(x)
-    return x
-
-
-class _QuickGELU(torch.autograd.Function):
-    """x sigmoid(1.702 x), bit for bit as open_clip's, which keeps four tensors of x's size for backward; this keeps x.
-
-    It is what most of the memory of a step went into.
-    """
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, x: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(x)
-        return x * torch.sigmoid(_QUICK * x)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-        (x,) = ctx.saved_tensors
-        scaled = _QUICK * x
-        gate = torch.sigmoid(scaled)
-        slope: torch.Tensor = scaled.mul_(1 - gate).add_(1).mul_(gate)
-        return slope.mul_(grad)
-
-
-_QUICK = 1.702
-_quick_gelu = cast("Callable[[torch.Tensor], torch.Tensor]", _QuickGELU.apply)
+                mixed = torch.cat([attend(q[:, :p], kv[:, :p], causal=True).flatten(2), mixed], dim=1)
+    return feed_forward(block, x + block.ls_1(attention.out_proj(mixed)))
 
 
 def _suffix_attention(q: torch.Tensor, kv: torch.Tensor, p: int, plan: _Plan, mask: torch.Tensor) -> torch.Tensor:
@@ -266,16 +231,5 @@ def _suffix_attention(q: torch.Tensor, kv: torch.Tensor, p: int, plan: _Plan, ma
         kv = torch.cat([shared, own], dim=2).flatten(0, 1)  # (G m, P + R, ...): one small copy of the prefix a pack
         q = q.reshape(g * m, -1, *q.shape[2:])
         mask = mask.repeat(g, 1, 1, 1) if g > 1 else mask
-    mixed = _attention(q, kv, mask)
+    mixed = attend(q, kv, mask)
     return mixed.reshape(g, -1, q.shape[2] * q.shape[3])
-
-
-def _attention(q: torch.Tensor, kv: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """(B, rows, H, d_head), (B, keys, 2, H, d_head) -> (B, rows, H, d_head); causal where there is no mask."""
-    q, k, v = (t.transpose(1, 2) for t in (q, kv[:, :, 0], kv[:, :, 1]))
-    dtype = q.dtype
-    if dtype is torch.bfloat16 and q.device.type == "cpu":  # its backward there takes more than twice as long as fp32's
-        q, k, v = q.float(), k.float(), v.float()
-        mask = None if mask is None else mask.float()
-    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
-    return mixed.to(dtype).transpose(1, 2)
