@@ -77,7 +77,8 @@ class ImageBatch:
     """A batch of B images, as much of each as the method's `image_input` asks for.
 
     Attributes:
-        features: (B, d) unit-norm features of the frozen image tower; given for POOLED and TOKENS.
+        features: (B, d) unit-norm features of the frozen image tower; given for POOLED and TOKENS, and where they are
+            at hand for PIXELS.
         tokens: (B, T, d) unit-norm token features of the frozen image tower; given for TOKENS.
         pixels: (B, 3, H, W) preprocessed pixels; given for PIXELS.
         labels: (B,) class indices while tuning, None when predicting.
@@ -122,6 +123,8 @@ class Method(nn.Module):
     Facts (class variables) that buy speed:
         image_input: What is encoded, and whether it can be cached.
         text_depends_on_image: False means that text features are computed once for serving.
+        reads_frozen_features: A method on pixels that also reads the frozen tower's features of a batch: a tuning
+            encodes them once and gives them along.
         image_depends_on_classes: The image features of a picture change with the set of class names.
         learns_image_path: The image features move while tuning (class means then come from batches with a memory).
         has_text_features: False for heads on image features.
@@ -143,6 +146,7 @@ class Method(nn.Module):
     Config: ClassVar[type[MethodConfig]]
     image_input: ClassVar[ImageInput] = ImageInput.POOLED
     text_depends_on_image: ClassVar[bool] = False
+    reads_frozen_features: ClassVar[bool] = False
     image_depends_on_classes: ClassVar[bool] = False
     learns_image_path: ClassVar[bool] = False
     has_text_features: ClassVar[bool] = True
@@ -362,7 +366,7 @@ class Method(nn.Module):
         """Learn in closed form, or look at the training set, before the first step.
 
         Args:
-            features: (n, V, d) features of all training views; None where the method takes pixels.
+            features: (n, V, d) features of all training views; None where the method takes pixels alone.
             labels: (n,) class indices.
         """
 

@@ -74,6 +74,7 @@ class DPT(ContextMethod, VisualMethod):
     source = "arXiv 2208.08340"
     Config = DPTConfig
     free_settings = frozenset({"class_aware_weight"})
+    reads_frozen_features = True
     image_depends_on_classes = True
     recipe = Recipe(epochs_by_shots=((4, 20), (1_000_000, 30)))
     config: DPTConfig
@@ -141,8 +142,7 @@ class DPT(ContextMethod, VisualMethod):
         m, size = min(self.config.candidates, self.num_classes), len(batch.pixels) if batch.pixels is not None else 0
         if m == self.num_classes:
             return torch.arange(m, device=self.ctx.device).expand(size, -1)
-        features = self.in_pieces(batch, self.backbone.image.encode)
-        return self.logits(features, self.zero_shot_text()).topk(m, dim=1).indices
+        return self.logits(self.frozen_features(batch), self.zero_shot_text()).topk(m, dim=1).indices
 
     def named_losses(self, batch: ImageBatch, output: MethodOutput) -> Mapping[str, Tensor]:
         """Return `class_aware`: the K-way cross-entropy of the token of each image's own class.

@@ -50,6 +50,7 @@ class PromptSRC(DeepContextMethod, VisualMethod):
     name = "promptsrc"
     title = "PromptSRC: self-regulating prompts"
     source = "arXiv 2307.06948"
+    reads_frozen_features = True
     Config = PromptSRCConfig
     free_settings = frozenset(
         {"text_weight", "image_weight", "logit_weight", "aggregate", "center_share", "width_share"}
@@ -76,8 +77,8 @@ class PromptSRC(DeepContextMethod, VisualMethod):
         """Return `scl_text`, `scl_image` and `scl_logits`, weighted."""
         assert output.text_features is not None  # noqa: S101 - for the type checker
         settings, text = self.config, self.zero_shot_text()
+        images = self.frozen_features(batch)
         with torch.no_grad():
-            images = self.in_pieces(batch, self.backbone.image.encode)
             teacher = torch.log_softmax(self.logits(images, text).float(), dim=1)
         student = torch.log_softmax(output.logits.float(), dim=1)
         kl = F.kl_div(student, teacher, reduction="sum", log_target=True) / student.numel()

@@ -26,7 +26,8 @@ class EncodedImages:
 
     Attributes:
         views: V, views of each training image to tune on.
-        features: (n, V, d) of the images that are tuned on; (n, 1, d) for methods on pixels, which make their own.
+        features: (n, V, d) of the images that are tuned on; (n, 1, d) for methods on pixels, which make their own,
+            unless they read the frozen ones as well.
         tokens: (n, V, T, d) token features of the same, where the method needs them.
         plain: (m, d) plain view of every image.
         plain_tokens: (m, T, d) token features of the same.
@@ -78,10 +79,19 @@ class _Encoder:
         self.trained = plan.trained_on
         self.plain = sorted(set(plan.needed) - set(self.trained))
         self.views = resolve_views(task.config, len(self.trained))
-        # For methods on pixels the plain view alone, for the baseline.
-        self.encoded_views = 1 if task.method_class.image_input is ImageInput.PIXELS else self.views
+        self.encoded_views = self.views if self._wants_views() else 1
         trained, plain = (len({task.dataset.samples[i].sha256 for i in part}) for part in (self.trained, self.plain))
         self.distinct_views = trained * self.encoded_views + plain
+
+    def _wants_views(self) -> bool:
+        """Whether frozen features of every view are wanted; else the plain view alone, for the baseline.
+
+        A method on pixels that reads them would otherwise encode each picture frozen in every epoch.
+        """
+        method = self.task.method_class
+        if method.image_input is not ImageInput.PIXELS:
+            return True
+        return method.reads_frozen_features and self.task.schedule(len(self.trained)).epochs >= self.views
 
     def run(self) -> EncodedImages | list[Fault]:
         """Return the features, or which images cannot be read."""

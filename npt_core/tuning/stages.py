@@ -76,7 +76,9 @@ class Stages:
         pixels = None
         if task.method_class.image_input is ImageInput.PIXELS:
             pixels = PixelSource(task.backbone, task.dataset, indices)
-            data = TrainData(labels, images.views, pixels=pixels)
+            all_views = images.features.shape[1] == images.views
+            frozen = images.features[rows] if task.method_class.reads_frozen_features and all_views else None
+            data = TrainData(labels, images.views, frozen, pixels=pixels)
         else:
             tokens = None if images.tokens is None else images.tokens[rows]
             data = TrainData(labels, images.views, images.features[rows], tokens)

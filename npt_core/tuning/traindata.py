@@ -18,7 +18,7 @@ class TrainData:
     Attributes:
         labels: (n,) class indices.
         views: V, how many views of each image there are.
-        features: (n, V, d) unit-norm features of the frozen tower; None only for methods on pixels.
+        features: (n, V, d) unit-norm features of the frozen tower; methods on pixels have them where they read them.
         tokens: (n, V, T, d) token features, for methods that need them.
         pixels: Source of pixels, for methods that need them.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -90,8 +91,10 @@ def test_a_step_of_prograd_as_the_trainer_takes_it(labels: Tensor) -> None:
     torch.testing.assert_close(m.ctx.grad, expected, rtol=1e-7, atol=1e-10)
 
 
-def test_promptsrc_s_three_losses() -> None:
-    m = made("promptsrc")
+@pytest.mark.parametrize("at_hand", [True, False])
+def test_promptsrc_s_three_losses(at_hand: bool) -> None:
+    """Whether the frozen features come with the batch or are encoded in the step."""
+    m, batch = made("promptsrc"), give() if at_hand else replace(give(), features=None)
     x = torch.stack([encode_image(p, list(m.tokens)) for p in pictures()])
     text, frozen = texts(m.ctx, deep=list(m.deep_ctx)), hand_written()
     student, teacher = (torch.softmax(scale() * a @ b.t(), 1) for a, b in ((x, text), (plain(), frozen)))
@@ -100,7 +103,7 @@ def test_promptsrc_s_three_losses() -> None:
         "scl_image": 10.0 * (x - plain()).abs().sum() / (3 * 16),
         "scl_logits": (teacher * (teacher / student).log()).sum() / (3 * 4),  # over images and classes, temperature 1
     }
-    losses = m.named_losses(give(), m(give()))
+    losses = m.named_losses(batch, m(batch))
     assert stated.keys() == losses.keys()
     for name, value in stated.items():
         torch.testing.assert_close(losses[name], value, rtol=0, atol=1e-9)
@@ -140,20 +143,22 @@ def test_promptsrc_without_the_average_ships_the_last_prompts() -> None:
     assert all(torch.equal(p, q) for p, q in zip(m.parameters(), last, strict=True))
 
 
+@pytest.mark.parametrize("at_hand", [True, False])
 @pytest.mark.parametrize("pieces", [32, 2, 1])
 @pytest.mark.parametrize("many", [1, 2, 3, 10])
-def test_dpt_s_second_loss(many: int, pieces: int) -> None:
+def test_dpt_s_second_loss(many: int, pieces: int, at_hand: bool) -> None:
     """K-way cross-entropy of the token of an image's own class, over the images that have it among their candidates."""
     m = made("dpt", candidates=many)
     m.images_at_once = pieces
+    batch = give() if at_hand else replace(give(), features=None)
     cosines, scores = dpt_with_scores(m)
     rows = []
     for picture, label, found in zip(pictures(), LABELS.tolist(), scores, strict=True):
         chosen = candidates(m, picture)
         if label in chosen:
             rows.append(F.cross_entropy(found[chosen.index(label)], torch.tensor(label)))
-    output = m(give())
-    ours = m.named_losses(give(), output)["class_aware"]
+    output = m(batch)
+    ours = m.named_losses(batch, output)["class_aware"]
     if not rows:
         assert float(ours.detach()) == 0.0
         return

@@ -63,6 +63,11 @@ class VisualMethod(Method):
             ]
         )
 
+    @torch.no_grad()
+    def frozen_features(self, batch: ImageBatch) -> Tensor:
+        """Return the (B, d) features of the frozen tower: those that came with the batch, else encoded here."""
+        return self.in_pieces(batch, self.backbone.image.encode) if batch.features is None else batch.features
+
     def halve_chunk(self) -> bool:
         """Take fewer pictures and fewer prompts at once."""
         fewer_prompts = super().halve_chunk()

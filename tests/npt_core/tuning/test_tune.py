@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from npt_core.errors import (
     IncompatibleError,
     PromptLengthError,
 )
+from npt_core.methods import ImageBatch
+from npt_core.methods.parts.visual import VisualMethod
 from npt_core.tuning.control import MemoryCheckpointStore
 from tests.support.pictures import write_folder
 from tests.support.tiny_clip import tiny_backbone
@@ -279,3 +282,31 @@ def test_a_name_too_long_for_the_hand_written_sentence_alone_is_refused_before_a
 def test_settings_of_steps_are_said_to_do_nothing_where_there_are_none(dataset: Dataset, backbone: Any) -> None:
     result = tune(dataset, {"method": "linear_probe", "epochs": 5, "lr": 0.1, "views": 1}, backbone=backbone)
     assert "epochs, lr have no effect: method 'linear_probe' is not tuned in steps." in result.warnings
+
+
+@pytest.mark.parametrize(("name", "method_config"), [("promptsrc", {}), ("dpt", {"candidates": 1})])
+@pytest.mark.parametrize(("epochs", "encoded"), [(2, 48), (1, 24)])
+def test_what_a_method_on_pixels_reads_of_the_frozen_tower(
+    name: str,
+    method_config: dict[str, Any],
+    epochs: int,
+    encoded: int,
+    dataset: Dataset,
+    backbone: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every view is encoded once, where there are as many epochs; what comes with a picture is of that very view."""
+    own, at_hand = VisualMethod.frozen_features, set()
+
+    def compared(method: VisualMethod, batch: ImageBatch) -> torch.Tensor:
+        found = own(method, batch)
+        if batch.labels is not None:  # a step
+            at_hand.add(batch.features is not None)
+        torch.testing.assert_close(found, own(method, replace(batch, features=None)), rtol=0, atol=1e-5)
+        return found
+
+    monkeypatch.setattr(VisualMethod, "frozen_features", compared)
+    config = {**QUICK, "method": name, "method_config": method_config, "epochs": epochs}
+    result = tune(dataset, config, backbone=backbone)
+    assert at_hand == {epochs >= QUICK["views"]}
+    assert result.counters["images_encoded"] == encoded
