@@ -69,13 +69,11 @@ def run_blocks(
     for i, block in enumerate(blocks):
         fresh = layers[i] if i < len(layers) else None
         if last is not None and i == depth - 1:
-            fresh = last(x[:, :end]).to(x.dtype)
-        if fresh is not None:
-            x = x[:, :end]
+            fresh = last(x).to(x.dtype)
         if i == depth - 1:
             keep = 1 if only_class_token else end
         elif i + 1 < len(layers) or (last is not None and i + 1 == depth - 1):
-            keep = end
+            keep = end  # the next block brings tokens of its own
         else:
             keep = x.shape[1] + (0 if fresh is None else fresh.shape[1])
         x = _block(cast("ResidualAttentionBlock", block), x, fresh, keep)
