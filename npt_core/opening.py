@@ -87,12 +87,17 @@ def backbone_of(manifest: Mapping[str, Any], given: Backbone | str | None, what:
             spec = parse_backbone(name)
             if spec.kind in PUBLISHED:
                 return load_backbone(spec)
-        raise UnknownBackboneError(
-            f"{what} was tuned on the backbone {name[:100]!r}, which is none of the published ones and is not loaded "
-            "on a file's word alone. Say where its weights are: backbone='local:NAME=ARCH@/path/to/file' or "
-            "'hf-hub:ORG/NAME', or give a loaded backbone."
-        )
+        raise unknown_to_the_reader(what, name)
     return load_backbone(given)
+
+
+def unknown_to_the_reader(what: str, name: str) -> UnknownBackboneError:
+    """What to raise where a saved classifier names a backbone that its word alone does not load."""
+    return UnknownBackboneError(
+        f"{what} was tuned on the backbone {name[:100]!r}, which is none of the published ones and is not loaded on a "
+        "file's word alone. Say where its weights are: backbone='local:NAME=ARCH@/path/to/file' or 'hf-hub:ORG/NAME', "
+        "or give a loaded backbone."
+    )
 
 
 @contextlib.contextmanager

@@ -9,7 +9,21 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from app.cli import gc, keys, serve
+from app.cli import (
+    datasets,
+    doctor,
+    exchange,
+    gc,
+    jobs,
+    keys,
+    models,
+    predict,
+    prefetch,
+    report,
+    serve,
+    tune,
+    verify,
+)
 from app.cli.exits import INTERRUPTED, USAGE, told
 from app.cli.options import State
 
@@ -68,9 +82,22 @@ def root(
         raise typer.Exit(serve.run(listen_fd))
 
 
-SERVICE = "The service on this machine"
+WORK, SERVICE = "From pictures to answers", "The service on this machine"
+KEPT = "What a server keeps"
+cli.command(rich_help_panel=WORK)(tune.tune)
+cli.command(rich_help_panel=WORK)(predict.predict)
+cli.command(rich_help_panel=WORK)(report.report)
+cli.command(rich_help_panel=WORK)(exchange.export)
+cli.command("import", rich_help_panel=WORK)(exchange.import_)
+cli.add_typer(models.models, name="models", rich_help_panel=KEPT)
+cli.add_typer(models.aliases, name="aliases", rich_help_panel=KEPT)
+cli.add_typer(jobs.jobs, name="jobs", rich_help_panel=KEPT)
+cli.add_typer(datasets.datasets, name="datasets", rich_help_panel=KEPT)
 cli.command(rich_help_panel=SERVICE)(serve.serve)
 cli.add_typer(keys.keys, name="keys", rich_help_panel=SERVICE)
+cli.command(rich_help_panel=SERVICE)(prefetch.prefetch)
+cli.command(rich_help_panel=SERVICE)(doctor.doctor)
+cli.command(rich_help_panel=SERVICE)(verify.verify)
 cli.command("gc", rich_help_panel=SERVICE)(gc.gc)
 
 

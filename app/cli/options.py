@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -44,4 +45,15 @@ Key = Annotated[
         rich_help_panel="Connection",
     ),
 ]
+DataDir = Annotated[
+    str | None,
+    typer.Option(
+        "--data-dir", envvar="NPT_DATA_DIR", metavar="FOLDER", help="Folder of everything durable; ./data by default."
+    ),
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
+
+
+def state(**settings: str | None) -> None:
+    """Put options that stand for settings where all settings are read from, and where child processes find them."""
+    os.environ.update({f"NPT_{name.upper()}": value for name, value in settings.items() if value is not None})

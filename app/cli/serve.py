@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from app.cli.options import state
+
 
 def _setting(flag: str, words: str, metavar: str = "TEXT") -> typer.models.OptionInfo:
     """An option that stands for a setting; it is judged where all settings are."""
@@ -40,19 +42,17 @@ def serve(
 
     Every other setting is a variable: see .env.example.
     """
-    given = {
-        "HOST": host,
-        "PORT": port,
-        "DATA_DIR": data_dir,
-        "REDIS_URL": redis_url,
-        "BACKBONE": backbone,
-        "BACKBONES": backbones,
-        "DEVICE": device,
-        "WEIGHTS_DIR": weights_dir,
-        "LOG_LEVEL": log_level,
-    }
-    # Into the environment, and from there into the settings: the worker and the API are processes of their own.
-    os.environ.update({f"NPT_{name}": value for name, value in given.items() if value is not None})
+    state(
+        host=host,
+        port=port,
+        data_dir=data_dir,
+        redis_url=redis_url,
+        backbone=backbone,
+        backbones=backbones,
+        device=device,
+        weights_dir=weights_dir,
+        log_level=log_level,
+    )
     raise typer.Exit(run())
 
 

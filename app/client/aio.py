@@ -228,6 +228,10 @@ class AsyncClient:
         """Read a model's report."""
         return await self._send(calls.report(model_id))
 
+    async def report_page(self, model_id: str, path: str | Path) -> Path:
+        """Write a model's report to a file, as a page with plots that needs nothing from anywhere."""
+        return await self._download(Download(calls.model(model_id).path + "/report", path, {"format": "html"}))
+
     async def export(self, model_id: str, path: str | Path, *, format: str = "zip") -> Path:
         """Write a model to a file that another server, or onnxruntime, takes; the file appears whole or not at all.
 
@@ -244,7 +248,14 @@ class AsyncClient:
 
     async def aliases(self) -> Mapping[str, str]:
         """Every alias and the model it points to."""
-        return await self._send(calls.aliases())
+        found: dict[str, str] = {}
+        cursor: str | None = None
+        while True:
+            page = await self._send(calls.aliases(cursor))
+            found |= dict(page.items)
+            if page.next_cursor is None:
+                return found
+            cursor = page.next_cursor
 
     async def set_alias(self, alias: str, model_id: str) -> Raw:
         """Point an alias to a model, in one step; the answer's `previous` is the way back."""

@@ -279,8 +279,10 @@ def import_model(file: Pictures, name: str | None) -> Call[Model]:
     )
 
 
-def aliases() -> Call[Mapping[str, str]]:
-    return Call("GET", "/aliases", lambda answer: {one["alias"]: one["model"] for one in answer.json()["items"]})
+def aliases(cursor: str | None) -> Call[Page[tuple[str, str]]]:
+    return Call(
+        "GET", "/aliases", _page(lambda one: (one["alias"], one["model"])), params={"limit": 100, "cursor": cursor}
+    )
 
 
 def set_alias(alias: str, model_id: str) -> Call[Raw]:

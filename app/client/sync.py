@@ -226,6 +226,10 @@ class Client:
         """Read a model's report."""
         return self._send(calls.report(model_id))
 
+    def report_page(self, model_id: str, path: str | Path) -> Path:
+        """Write a model's report to a file, as a page with plots that needs nothing from anywhere."""
+        return self._download(Download(calls.model(model_id).path + "/report", path, {"format": "html"}))
+
     def export(self, model_id: str, path: str | Path, *, format: str = "zip") -> Path:
         """Write a model to a file that another server, or onnxruntime, takes; the file appears whole or not at all.
 
@@ -242,7 +246,14 @@ class Client:
 
     def aliases(self) -> Mapping[str, str]:
         """Every alias and the model it points to."""
-        return self._send(calls.aliases())
+        found: dict[str, str] = {}
+        cursor: str | None = None
+        while True:
+            page = self._send(calls.aliases(cursor))
+            found |= dict(page.items)
+            if page.next_cursor is None:
+                return found
+            cursor = page.next_cursor
 
     def set_alias(self, alias: str, model_id: str) -> Raw:
         """Point an alias to a model, in one step; the answer's `previous` is the way back."""

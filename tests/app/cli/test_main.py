@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -21,6 +22,7 @@ from app.cli.keys import Scope
 from app.cli.main import cli, main
 from app.settings import AppSettings
 from npt_core.errors import ConfigError, DatasetError, Fault
+from tests.support.api import Api
 from tests.support.service import ROOT
 
 PROGRAM = [sys.executable, "-m", "app"]
@@ -71,6 +73,7 @@ def test_every_command_says_what_it_does_and_every_option_has_a_variable(words: 
         if parameter.param_type_name != "option" or parameter.name == "help" or parameter.hidden:
             continue
         assert parameter.help, f"{words} {parameter.name} has no help"
+        assert all(flag == flag.lower() for flag in parameter.opts)
         assert parameter.envvar or parameter.allow_from_autoenv, f"{words} {parameter.name} has no variable"
         assert not parameter.envvar or str(parameter.envvar).startswith("NPT_")
 
@@ -169,3 +172,45 @@ sys.exit(main())
     assert done.returncode == 2
     assert "pip install 'npt-service[service]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+REFUSE = """
+import sys
+REFUSED = {refused}
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in REFUSED:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Refuse())
+from app.cli.main import main
+sys.exit(main())
+"""
+MODULES = {
+    "open-clip-torch": "open_clip",
+    "pillow": "PIL",
+    "scikit-learn": "sklearn",
+    "python-multipart": "python_multipart",
+}
+
+
+def service_modules() -> set[str]:
+    """What the extra `service` installs, and a plain installation lacks."""
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["service"]
+    names = (re.split(r"[^A-Za-z0-9_.-]", one, maxsplit=1)[0].lower().replace("_", "-") for one in extra)
+    return {MODULES.get(name, name.replace("-", "_")) for name in names}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("models", "list"), ("jobs", "list"), ("datasets", "list"), ("aliases", "list"), ("jobs", "show", "job_x")],
+    ids=" ".join,
+)
+def test_a_plain_installation_speaks_to_a_server(plain: Api, arguments: tuple[str, ...]) -> None:
+    refused = service_modules()
+    assert {"torch", "pydantic", "fastapi", "PIL"} <= refused
+    program = [sys.executable, "-c", REFUSE.format(refused=refused)]
+    done = run(*arguments, program=program, NPT_URL=plain.url)
+    assert done.returncode == (1 if "show" in arguments else 0), done.stderr
+    lacking = run("doctor", program=program)
+    assert lacking.returncode == 2
+    assert "pip install 'npt-service[service]'" in lacking.stderr

@@ -1,0 +1,73 @@
+"""A live bar where somebody looks, and a line for each phase where nobody does. Written to stderr."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from app.cli.output import console
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+
+class Bar:
+    """Shows where a job stands; use it as a context manager."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self._console = console(stderr=True)
+        self._live = self._console.is_terminal
+        columns = (
+            TextColumn("{task.description:<11}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+            TimeElapsedColumn(),
+        )
+        self._bar: Progress = Progress(*columns, console=self._console, disable=not self._live, transient=False)
+        self._task: TaskID = self._bar.add_task("starting", total=None, note="")
+        self._phase, self._since = "", time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if not self._live and self._phase:
+            self._end_phase()
+        self._bar.stop()
+
+    def show(self, facts: Mapping[str, Any], *, note: str | None = None) -> None:
+        """Show progress: phase, step, total_steps, loss, accuracy, eta_seconds, stage, as far as they are known."""
+        phase = str(facts.get("phase") or self._phase or "starting")
+        if phase != self._phase:
+            if not self._live and self._phase:
+                self._end_phase()
+            self._phase, self._since = phase, time.monotonic()
+        self._bar.update(
+            self._task,
+            description=phase,
+            total=facts.get("total_steps"),
+            completed=facts.get("step") or 0,
+            note=note if note is not None else words(facts),
+        )
+
+    def _end_phase(self) -> None:
+        self._console.print(f"  {self._phase:<11} {time.monotonic() - self._since:6.1f} s")
+
+
+def words(facts: Mapping[str, Any]) -> str:
+    """What stands beside the bar."""
+    parts = []
+    if facts.get("stage"):
+        parts.append(str(facts["stage"]))
+    if facts.get("loss") is not None:
+        parts.append(f"loss {facts['loss']:.3f}")
+    if facts.get("accuracy") is not None:
+        parts.append(f"accuracy {100 * facts['accuracy']:.0f} %")
+    if facts.get("eta_seconds") is not None:
+        parts.append(f"about {facts['eta_seconds']:.0f} s left")
+    return "  ".join(parts)
