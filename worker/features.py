@@ -11,7 +11,8 @@ from worker.settings import WorkerSettings
 from worker.tally import Counts
 
 if TYPE_CHECKING:
-    from npt_core.tuning.cache import Array, FeatureCache, FolderFeatureCache
+    from npt_core.tuning.cache import Array, FeatureCache
+    from npt_core.tuning.folder_cache import FolderFeatureCache
 
 
 def feature_cache(settings: WorkerSettings) -> FolderFeatureCache:
@@ -21,7 +22,7 @@ def feature_cache(settings: WorkerSettings) -> FolderFeatureCache:
 
 @lru_cache(maxsize=4)
 def _open(folder: Path, max_bytes: int) -> FolderFeatureCache:
-    from npt_core.tuning.cache import FolderFeatureCache
+    from npt_core.tuning.folder_cache import FolderFeatureCache
 
     return FolderFeatureCache(folder, max_bytes)
 

@@ -19,8 +19,8 @@ from npt_core.clip import Backbone
 from npt_core.data.images import decode_image
 from npt_core.data.sampling import stratified_split
 from npt_core.errors import ConfigError
-from npt_core.tuning.cache import FolderFeatureCache
 from npt_core.tuning.features import encode_pixels, feature_key
+from npt_core.tuning.folder_cache import FolderFeatureCache
 from npt_core.tuning.views import view_of
 
 POOL_SEED = 0

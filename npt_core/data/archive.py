@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import struct
 import threading
 import zipfile
@@ -15,7 +16,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from npt_core.data.checks import Checked, Limits, Verdict, check_records, decode_name
-from npt_core.data.directory import Record, find_directory, read_records
+from npt_core.data.directory import UTF8_FLAG, Record, find_directory, read_records
 from npt_core.data.faults import FaultLog, plural
 from npt_core.data.names import clean_path, junk_kind, shown
 from npt_core.errors import ArchiveError, ArchiveTooLargeError, Fault
@@ -26,6 +27,12 @@ _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplemente
 
 
 _PIECE = 1024**2
+
+_LOCAL_HEADER = struct.Struct("<4s22s2H")
+_SLACK = 64
+"""Bytes read beyond a file's least end: the extra field of a local header is rarely longer."""
+
+_HAS_PREAD = hasattr(os, "pread")
 
 
 class DamagedEntryError(ArchiveError):
@@ -131,6 +138,44 @@ class SafeArchive:
         info = self._infos.get(path)
         if info is None:
             raise ArchiveError(f"The archive has no file {shown(path)}.")
+        data = self._at_once(info)
+        return self._piecewise(path, info) if data is None else data
+
+    def _at_once(self, info: zipfile.ZipInfo) -> bytes | None:
+        """Unpack a small file from one read of the disk: a third of what `zipfile` takes for it.
+
+        Returns:
+            Its bytes, as long as the directory says and with the checksum it gives; None where the file is not small
+            or anything about it is unusual. `zipfile` then reads it, or says what is wrong.
+        """
+        packed, declared = info.compress_size, info.file_size
+        if packed > _PIECE or declared > _PIECE or not _HAS_PREAD:
+            return None
+        name = info.orig_filename.encode("utf-8" if info.flag_bits & UTF8_FLAG else "cp437")
+        start = _LOCAL_HEADER.size + len(name)
+        with self._lock:  # `close` waits: the number of a closed file may be another file's a moment later
+            if self._zip.fp is None:
+                return None
+            head = os.pread(self._zip.fp.fileno(), start + _SLACK + packed, info.header_offset)
+        if len(head) < start:
+            return None
+        magic, _, name_bytes, extra_bytes = _LOCAL_HEADER.unpack_from(head)
+        body = head[start + extra_bytes : start + extra_bytes + packed]
+        if magic != b"PK\3\4" or name_bytes != len(name) or head[_LOCAL_HEADER.size : start] != name:
+            return None
+        if info.compress_type == zipfile.ZIP_DEFLATED:
+            inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+            try:
+                body = inflate.decompress(body, declared + 1)  # one more shows a lie
+            except zlib.error:
+                return None
+            if not inflate.eof:
+                return None
+        elif info.compress_type != zipfile.ZIP_STORED:
+            return None
+        return body if len(body) == declared and zlib.crc32(body) == info.CRC else None
+
+    def _piecewise(self, path: str, info: zipfile.ZipInfo) -> bytes:
         declared = info.file_size
         probe = copy.copy(info)
         probe.file_size = declared + 1  # zipfile stops at this size in silence; one byte more shows a lie
@@ -156,7 +201,8 @@ class SafeArchive:
 
     def close(self) -> None:
         """Close the file; reads after this fail."""
-        self._zip.close()
+        with self._lock:
+            self._zip.close()
 
     def __enter__(self) -> Self:
         return self

@@ -16,8 +16,9 @@ from torch import Tensor
 from npt_core.data.images import DECODE_POLICY, decode_image
 from npt_core.data.names import shown
 from npt_core.errors import Fault, ImageError, OutOfMemoryError
-from npt_core.tuning.cache import Array, FeatureCache, FolderFeatureCache, MemoryFeatureCache, grouped
+from npt_core.tuning.cache import Array, FeatureCache, MemoryFeatureCache, grouped
 from npt_core.tuning.control import Control, GoOn
+from npt_core.tuning.folder_cache import FolderFeatureCache
 from npt_core.tuning.memory import is_out_of_memory
 from npt_core.tuning.views import VIEW_RECIPE, view_of
 

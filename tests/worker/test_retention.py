@@ -170,7 +170,7 @@ def test_features_of_unknown_backbones_go_when_nobody_uses_them(services: Servic
     features = np.ones(4, dtype=np.float32)
     cache.put_many({grouped("a" * 64, "1"): features, grouped("b" * 64, "2"): features})
     assert kinds(services) == []
-    with cache._open() as connection:
+    with cache._using() as connection:
         connection.execute("UPDATE feature SET used = used - 8 * 86400 WHERE key LIKE 'a%'")
     assert kinds(services) == [("features", "a" * 16)]
     services.retention.sweep()

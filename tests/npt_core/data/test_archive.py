@@ -459,3 +459,90 @@ def test_sizes_around_the_pieces_that_are_read(make_raw, size, lie):
         assert got == data[:size]
     else:
         assert isinstance(got, DamagedEntryError) == (lie > 0)
+
+
+# --- small files, read at once ---------------------------------------------------------------------------------------
+
+
+class Piecewise(SafeArchive):
+    """Reads everything through `zipfile`, as large files are."""
+
+    def _at_once(self, info: zipfile.ZipInfo) -> bytes | None:
+        return None
+
+
+STORED = RawEntry(b"cat/1.png", picture(3), method=0)
+ODD = {
+    "plain": GOOD,
+    "stored": STORED,
+    "empty": RawEntry(b"cat/e.png", b""),
+    "empty and stored": RawEntry(b"cat/e.png", b"", method=0),
+    "no UTF-8 flag": RawEntry(b"cat/0.png", picture(1), flags=0),
+    "other name at the file": RawEntry(b"cat/0.png", picture(1), local_name=b"dog/0.png"),
+    "longer name at the file": RawEntry(b"cat/0.png", picture(1), local_name=b"cat/0.png.exe"),
+    "unpacks to more": RawEntry(b"cat/0.png", b"a" * 5000, size=4000, crc=zlib.crc32(b"a" * 4000)),
+    "unpacks to less": RawEntry(b"cat/0.png", b"a" * 4000, size=5000),
+    "stored, other checksum": RawEntry(b"cat/0.png", picture(1), method=0, crc=1),
+    "deflated, other checksum": RawEntry(b"cat/0.png", picture(1), crc=1),
+    "deflated, cut": RawEntry(b"cat/0.png", picture(1), packed=GOOD.payload()[:-5]),
+    "deflated, followed by more": RawEntry(b"cat/0.png", picture(1), packed=GOOD.payload() + b"more"),
+    "not deflated at all": RawEntry(b"cat/0.png", picture(1), packed=b"\xff" * 40),
+}
+
+
+def both_ways(path: Path) -> tuple[object, object]:
+    def told(archive: SafeArchive, name: str) -> object:
+        found = outcome(lambda: archive.read(name), ArchiveError)
+        return (type(found), str(found), found.faults) if isinstance(found, ArchiveError) else found
+
+    def read(kind: type[SafeArchive]) -> object:
+        with kind.reopen(path) as archive:
+            return [told(archive, entry.path) for entry in archive.entries]
+
+    return read(SafeArchive), read(Piecewise)
+
+
+@pytest.mark.parametrize("entry", ODD.values(), ids=list(ODD))
+def test_a_file_read_at_once_is_what_zipfile_reads_or_refused_in_the_same_words(make_raw, entry):
+    at_once, piecewise = both_ways(make_raw(entry, RawEntry(b"dog/0.png", picture(2))))
+    assert at_once == piecewise
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data(), entry=st.sampled_from([GOOD, STORED, RawEntry(b"cat/0.png", bytes(3000))]))
+def test_damage_anywhere_is_answered_alike_both_ways(tmp_path_factory, data, entry):
+    raw = bytearray(raw_zip([entry, RawEntry(b"dog/0.png", picture(2))]))
+    directory = raw.index(b"PK\x01\x02")
+    for _ in range(data.draw(st.integers(0, 3))):
+        raw[data.draw(st.integers(4, directory - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.getbasetemp() / "both-ways.zip"
+    path.write_bytes(raw)
+    at_once, piecewise = both_ways(path)
+    assert at_once == piecewise
+
+
+def test_small_files_do_not_go_through_zipfile_and_large_ones_do(make_zip, monkeypatch):
+    files = {"cat/0.png": picture(1), "cat/large.png": bytes(1024**2 + 1)}
+    path, opened = make_zip(files), []
+    plain = zipfile.ZipFile.open
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda self, info: opened.append(info.filename) or plain(self, info))
+    with SafeArchive.reopen(path) as archive:
+        assert {entry.path: archive.read(entry) for entry in archive.entries} == files
+    assert opened == ["cat/large.png"]
+
+
+def test_a_long_extra_field_before_the_file_is_read_over(tmp_path):
+    path = tmp_path / "extra.zip"
+    info = zipfile.ZipInfo("cat/0.png")
+    info.extra = struct.pack("<HH", 0x5455, 500) + bytes(500)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(info, picture(1))
+    with SafeArchive.open(path) as archive:
+        assert archive.read("cat/0.png") == picture(1)
+
+
+def test_reads_of_a_closed_archive_fail(make_zip):
+    archive = SafeArchive.open(make_zip(classes("cat")))
+    archive.close()
+    with pytest.raises(ValueError, match="closed"):
+        archive.read("cat/0.png")

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from npt_core.tuning.cache import FolderFeatureCache, MemoryFeatureCache
+from npt_core.tuning.cache import MemoryFeatureCache
+from npt_core.tuning.folder_cache import FolderFeatureCache
 
 
 def array(seed: int, size: int = 8) -> Any:
@@ -33,7 +34,7 @@ def test_what_goes_in_comes_out(cache: Any) -> None:
 
 def test_it_stays_within_its_bytes_and_drops_the_oldest(cache: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("npt_core.tuning.cache.time.time", lambda: now[0])
+    monkeypatch.setattr("npt_core.tuning.folder_cache.time.time", lambda: now[0])
     for number in range(100):
         now[0] += 1
         cache.put_many({f"k{number:03d}": array(number)})
@@ -45,7 +46,7 @@ def test_it_stays_within_its_bytes_and_drops_the_oldest(cache: Any, monkeypatch:
 
 def test_reading_keeps_an_entry_alive(cache: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("npt_core.tuning.cache.time.time", lambda: now[0])
+    monkeypatch.setattr("npt_core.tuning.folder_cache.time.time", lambda: now[0])
     for number in range(31):
         cache.put_many({f"k{number:03d}": array(number)})
         now[0] += 10_000
