@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,8 @@ from worker.service import Services
 if TYPE_CHECKING:
     from npt_core.tuning.control import Progress
 
-GEOMETRY_EVENTS = 50
+GEOMETRY_EVENTS, ALL_GEOMETRY_EVENTS = 51, 306
+"""At most so many a stage, the start among them, and so many in all: each may hold a picture of some KiB."""
 
 
 @dataclass
@@ -37,15 +39,15 @@ class JobContext:
     _phase: str = ""
     _phase_began: float = 0.0
     _seconds: dict[str, float] = field(default_factory=dict, repr=False)
-    _geometries: int = 0
+    _geometries: Counter[str | None] = field(default_factory=Counter, repr=False)
 
     def progress(self, progress: Progress) -> None:
         """Tell the world where the work stands; as often as the use case likes, it is thinned out here."""
         self.tell(progress.to_dict())
 
     def tell(self, facts: dict[str, Any]) -> None:
-        """The same, from plain values: the fields of JobProgress, and `geometry`."""
-        geometry = facts.pop("geometry", None)
+        """The same, from plain values: the fields of JobProgress, `geometry`, and `picture` of it."""
+        geometry, picture = facts.pop("geometry", None), facts.pop("picture", None)
         self.last = JobProgress.model_validate(facts)
         now = time.monotonic()
         fresh_phase = self.last.phase != self._phase
@@ -55,10 +57,12 @@ class JobContext:
                 self._phase_began = now
             self._told, self._phase = now, self.last.phase
             self.services.events.publish(self.spec.id, "progress", self.last.model_dump(mode="json"))
-        if geometry is not None and self._geometries < GEOMETRY_EVENTS:
-            self._geometries += 1
-            data = {"epoch": self.last.epoch, "stage": self.last.stage, "geometry": geometry}
-            self.services.events.publish(self.spec.id, "geometry", data)
+        told = self._geometries
+        if geometry is None or told[self.last.stage] >= GEOMETRY_EVENTS or told.total() >= ALL_GEOMETRY_EVENTS:
+            return
+        told[self.last.stage] += 1
+        data = {"epoch": self.last.epoch, "stage": self.last.stage, "geometry": geometry, "picture": picture}
+        self.services.events.publish(self.spec.id, "geometry", data)
 
     def mark(self) -> None:
         """Something durable was made: should the worker die now, the job is not to blame for it."""

@@ -5,7 +5,7 @@ The id of an event is its id in the stream, so that a listener who comes back sa
     snapshot   the whole job record, first, unless the listener resumes
     status     {"status", "attempt"}: running, or queued again
     progress   phase, step, total_steps, loss, accuracy, eta_seconds, epoch
-    geometry   the collapse metrics of one epoch; at most 50 a job
+    geometry   the collapse metrics of one epoch, and a picture of the class directions; at most 51 a stage
     end        the whole record of the ended job; always the last
 """
 

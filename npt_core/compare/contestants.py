@@ -10,9 +10,9 @@ from npt_core.classifier import Classifier, Scores, zero_shot
 from npt_core.clip.tokens import ClassPrompt
 from npt_core.compare.verdict import Answers, Comparison, judge
 from npt_core.continual.old import Lineage
+from npt_core.data.thumbnails import THUMBNAIL_SIDE, thumbnail
 from npt_core.errors import DatasetError, Fault, ImageError, IncompatibleError
 from npt_core.tuning.control import Control, GoOn, ProgressSink
-from npt_core.tuning.examples import THUMBNAIL_SIDE, thumbnail
 from npt_core.tuning.features import FeatureCache, FeatureSet, PixelSource, encode_dataset
 from npt_core.tuning.meter import Meter
 

@@ -15,12 +15,15 @@ class Report:
 
     Attributes:
         evaluation: How it was measured: `kind` (test-split, val-split, unused-images, held-out, cross-validation,
-            none), `reason`, `train_count`, `test_count`, `folds`, `samples` (paths of the images measured on).
+            none), `reason`, `train_count`, `test_count`, `folds`, `samples` (paths of the images measured on),
+            `answers` (for each of them, in their order, numbers of classes: `label`, `tuned`, `zero_shot`; None where
+            nothing was measured).
         metrics: `zero_shot` and `tuned` (None where there were not enough images) on the same images, which no measured
             prompt had seen, see `tuning.evaluate.metrics`; `paired`, see `tuning.evaluate.paired`.
         refitted: The shipped prompt was tuned once more on all images, the measured ones among them. The metrics are
             those of the prompt before that, which had not seen them.
-        geometry: `zero_shot`, `initial` (the prompt before the first step), `tuned` (the shipped one), `epochs`.
+        geometry: `zero_shot`, `initial` (the prompt before the first step), `tuned` (the shipped one), `epochs`,
+            `pictures` (`initial` and `tuned`, see `collapse.picture`).
         history: Loss, accuracy and terms for each epoch of the shipped prompt's tuning.
         config: The config with everything filled in, and the `schedule`.
         dataset: `id`, `classes` with counts, `splits`.

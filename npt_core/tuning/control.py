@@ -42,6 +42,7 @@ class Progress:
         eta_seconds: Time left, measured; None until every kind of work ahead has been timed.
         epoch: Epochs finished in the current stage.
         geometry: Class geometry, once in a while (at most 50 times a tuning stage); see `collapse.geometry`.
+        picture: What that geometry looks like, whenever it is measured; see `collapse.picture`.
         stage: Which tuning this is: "held-out", "fold 2 of 3", "all images".
     """
 
@@ -53,6 +54,7 @@ class Progress:
     eta_seconds: float | None = None
     epoch: int | None = None
     geometry: dict[str, float | None] | None = None
+    picture: dict[str, Any] | None = None
     stage: str | None = None
 
     def to_dict(self) -> dict[str, Any]:

@@ -5,21 +5,16 @@ They are kept in the report as small thumbnails, because the data set may be gon
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from npt_core.data.names import shown
+from npt_core.data.thumbnails import THUMBNAIL_SIDE, thumbnail
 from npt_core.errors import ImageError
 from npt_core.tuning.stages import Stages
-
-THUMBNAIL_SIDE = 64
-"""Longest side of a thumbnail, pixels."""
 
 MAX_PAIRS = 10
 PER_PAIR = 4
@@ -95,11 +90,3 @@ def _thumbnails(stages: Stages, on: Sequence[int], chosen: Mapping[int, None]) -
             uri = None
         room -= len(uri or "")
         yield j, uri
-
-
-def thumbnail(image: Image.Image) -> str:
-    """Return an RGB image without metadata as a data URI, made small; it is changed on the way."""
-    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
-    out = io.BytesIO()
-    image.save(out, "WEBP", quality=78, method=4)
-    return "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode("ascii")

@@ -54,6 +54,7 @@ def build_report(
             "test_count": len(measured),
             "folds": len(plan.folds),
             "samples": measured,
+            "answers": _answers(stages, on, tuned),
         },
         metrics=found,
         calibration=calibration,
@@ -63,6 +64,7 @@ def build_report(
             "initial": outcome.before,
             "tuned": outcome.after,
             "epochs": outcome.result.geometry,
+            "pictures": outcome.pictures,
         },
         history=outcome.result.history,
         config={
@@ -109,6 +111,17 @@ def _compare(stages: Stages, on: Sequence[int], tuned: Mapping[int, Tensor]) -> 
     if worse is not None:
         stages.log.warnings.append(worse)
     return {"zero_shot": zero_shot, "tuned": measured, "paired": both}
+
+
+def _answers(stages: Stages, on: Sequence[int], tuned: Mapping[int, Tensor]) -> dict[str, list[int]] | None:
+    """Return what each measured image is and was taken for, as numbers of classes; None where nothing was measured."""
+    if not tuned:
+        return None
+    return {
+        "label": stages.task.labels(on).tolist(),
+        "tuned": torch.stack([tuned[i] for i in on]).argmax(dim=1).tolist(),
+        "zero_shot": stages.zero_shot_logits(on).argmax(dim=1).tolist(),
+    }
 
 
 def _examples(
@@ -228,7 +241,7 @@ def build_manifest(task: Task, plan: EvaluationPlan, report: Report) -> dict[str
         "seeds": {"seed": config.seed, "sampling_seed": config.sampling_seed},
         "versions": versions(),
         "metrics": report.summary(),
-        "evaluation": {key: value for key, value in report.evaluation.items() if key != "samples"},
+        "evaluation": {key: value for key, value in report.evaluation.items() if key not in ("samples", "answers")},
         "geometry": {key: report.geometry[key] for key in ("zero_shot", "initial", "tuned")},
         "refitted": report.refitted,
         "tuned_share": task.tuned_share,

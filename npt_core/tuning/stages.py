@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ class Outcome:
     Attributes:
         before: Geometry before the first step.
         after: Geometry of the tuned method.
+        pictures: What the classes looked like then: `initial` and `tuned`, see `collapse.picture`.
         kept: With a parent: what the tuning cost its classes and what was done about it.
     """
 
@@ -39,6 +41,7 @@ class Outcome:
     result: TrainResult
     before: dict[str, float | None]
     after: dict[str, float | None]
+    pictures: dict[str, Any]
     kept: Kept = field(default_factory=lambda: Kept())
 
 
@@ -109,9 +112,10 @@ class Stages:
         self._warn_about(result)
         kept = self.keeper.settle(method, start) if self.keeper is not None else Kept()
         kept.directions = guard.rank if guard is not None else 0
-        after = trainer.measure()
+        after, drawn = trainer.look()
+        pictures = {"initial": result.first_picture, "tuned": drawn}
         before = result.geometry[0] if result.geometry else {"epoch": 0, **after}
-        return Outcome(method, result, {k: v for k, v in before.items() if k != "epoch"}, after, kept)
+        return Outcome(method, result, {k: v for k, v in before.items() if k != "epoch"}, after, pictures, kept)
 
     def _regularizer(self, labels: Tensor) -> Regularizer:
         config, task = self.task.config, self.task

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from npt_core.collapse.base import Regularizer
 from npt_core.collapse.geometry import geometry
+from npt_core.collapse.picture import picture
 from npt_core.continual.nullspace import NullSpace
 from npt_core.errors import Drained, NonFiniteLossError, OutOfMemoryError
 from npt_core.methods.base import ImageBatch, Method
@@ -42,6 +43,7 @@ class TrainResult:
         steps: Steps done in this process; a resumed stage counts only its own.
         history: For each epoch: epoch, lr, loss, accuracy and the mean of each named term.
         geometry: At most `MAX_GEOMETRY` measurements: epoch 0 (before the first step), then evenly spread.
+        first_picture: What the classes looked like before the first step, see `collapse.picture`.
         fp32_retries: How often a step had to be done again in fp32.
         chunk_halvings: How often the prompts were split further for want of memory.
     """
@@ -49,6 +51,7 @@ class TrainResult:
     steps: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     geometry: list[dict[str, Any]] = field(default_factory=list)
+    first_picture: dict[str, Any] | None = None
     fp32_retries: int = 0
     chunk_halvings: int = 0
 
@@ -139,7 +142,8 @@ class Trainer:
         method.train()
         try:
             if not resumed:
-                self._measure(0)
+                measured, self.result.first_picture = self._measure(0)
+                self.meter.report(force=True, epoch=0, geometry=measured, picture=self.result.first_picture)
                 # At once: what came before (encoding, another stage) is then not charged to a worker killed early on.
                 self.checkpointer.save(self.stage, self._state())
             for epoch in range(self.at.epoch, schedule.epochs):
@@ -200,8 +204,9 @@ class Trainer:
         entry["accuracy"] = self._accuracy()
         entry.update({name: value / at.images for name, value in at.terms.items()})
         self.result.history.append(entry)
-        measured = self._measure(epoch) if epoch in self.geometry_epochs else None
-        self.meter.report(force=True, loss=entry["loss"], accuracy=entry["accuracy"], epoch=epoch, geometry=measured)
+        measured, drawn = self._measure(epoch) if epoch in self.geometry_epochs else (None, None)
+        told = {"loss": entry["loss"], "accuracy": entry["accuracy"], "epoch": epoch}
+        self.meter.report(force=True, **told, geometry=measured, picture=drawn)
         at.start_epoch(epoch)
         self.epoch_start = self.order.get_state()
 
@@ -319,9 +324,13 @@ class Trainer:
 
     # --- geometry and checkpoints -------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def measure(self) -> dict[str, float | None]:
         """Measure the class geometry as it is now."""
+        return self.look()[0]
+
+    @torch.no_grad()
+    def look(self) -> tuple[dict[str, float | None], dict[str, Any] | None]:
+        """Measure the class geometry as it is now: its numbers, and what it looks like (see `collapse.picture`)."""
         method = self.method
         means = self.loss.means()
         text: Tensor | None = None
@@ -333,12 +342,13 @@ class Trainer:
             rows = torch.linspace(0, n - 1, min(GEOMETRY_IMAGES, n), device=device).long()
             batch = self.data.batch(rows, torch.zeros_like(rows))
             text, labels = method(batch).text_features, batch.labels
-        return geometry(text, means, scale=method.scale, labels=labels, within=self.loss.within)
+        numbers = geometry(text, means, scale=method.scale, labels=labels, within=self.loss.within)
+        return numbers, picture(text)
 
-    def _measure(self, epoch: int) -> dict[str, float | None]:
-        measured = self.measure()
+    def _measure(self, epoch: int) -> tuple[dict[str, float | None], dict[str, Any] | None]:
+        measured, drawn = self.look()
         self.result.geometry.append({"epoch": epoch, **measured})
-        return measured
+        return measured, drawn
 
     def _state(self) -> StageState:
         tensors = {f"method.{name}": tensor for name, tensor in self.method.state_dict().items()}
@@ -355,6 +365,7 @@ class Trainer:
             "at": dict(vars(self.at)),
             "history": self.result.history,
             "geometry": self.result.geometry,
+            "first_picture": self.result.first_picture,
             "fp32_retries": self.result.fp32_retries,
             "chunk": self.method.chunk,
         }
@@ -382,6 +393,7 @@ class Trainer:
         self.at = _Position(**state.values["at"])
         self.result.history = state.values["history"]
         self.result.geometry = state.values["geometry"]
+        self.result.first_picture = state.values.get("first_picture")  # a checkpoint of an earlier version has none
         self.result.fp32_retries = state.values["fp32_retries"]
         if self.result.fp32_retries and self.method.backbone.precision not in ("fp32", "fp64"):
             self.method.__dict__["backbone"] = self.method.backbone.with_precision("fp32")

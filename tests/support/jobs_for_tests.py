@@ -18,6 +18,7 @@ USE_CASES = {
     "deaf": "tests.support.jobs_for_tests:deaf",
     "fail": "tests.support.jobs_for_tests:fail",
     "write": "tests.support.jobs_for_tests:write",
+    "measure": "tests.support.jobs_for_tests:measure",
 }
 
 
@@ -43,6 +44,15 @@ def sleep(context: JobContext) -> Outcome:
         counters={"steps": done - resumed_at},
         result={"resumed_at": resumed_at, "pid": os.getpid()},
     )
+
+
+def measure(context: JobContext) -> Outcome:
+    """Tell the geometry so many times in each of the stages of the config."""
+    for stage, times in context.spec.config["stages"].items():
+        for epoch in range(times):
+            told = {"phase": "tuning", "step": epoch, "total_steps": times, "stage": stage, "epoch": epoch}
+            context.tell({**told, "geometry": {"lmc": 0.5}, "picture": {"of": epoch}})
+    return Outcome()
 
 
 def crash(context: JobContext) -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -244,3 +245,20 @@ def test_two_hundred_idle_listeners_share_one_connection(services: Services) -> 
         await services.events.aclose()
 
     run(scenario())
+
+
+def test_geometry_comes_with_its_picture_and_not_too_often(services: Services) -> None:
+    stages = {"held-out": 60, "all images": 3, **{f"fold {n}": 60 for n in range(6)}}
+    job, _ = services.start_job("measure", {"stages": stages})
+    runner(services).run_next()
+
+    async def scenario() -> list[Event]:
+        found = await collect(services, job.id, "0-0")
+        await services.events.aclose()
+        return found
+
+    found = [one["data"] for one in run(scenario()) if one["event"] == "geometry"]
+    assert all(one["geometry"] == {"lmc": 0.5} and one["picture"] == {"of": one["epoch"]} for one in found)
+    counts = Counter(one["stage"] for one in found)
+    assert (counts["held-out"], counts["all images"], counts["fold 0"]) == (51, 3, 51)
+    assert counts.total() == 306
