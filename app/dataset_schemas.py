@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.schemas import DATASET_ID, JOB_ID, WHEN, Answer, ErrorItem
 from npt_core.data.ingest import Sample
 from worker.records import AuditRecord, AuditStatus, DatasetRecord
+from worker.thumbnails import Thumbnail
 
 FINDING: dict[str, Any] = {
     "kind": "likely-label-error",
@@ -147,6 +148,21 @@ class DatasetImage(Answer):
         return cls(
             path=sample.path, label=sample.label, split=sample.split, sha256=sample.sha256, size_bytes=sample.size
         )
+
+
+class DatasetThumbnail(DatasetImage):
+    """One image of a data set, made small."""
+
+    model_config = ConfigDict(json_schema_extra={"example": IMAGE | {"image": "data:image/webp;base64,UklGR…"}})
+
+    image: str | None = Field(description="The image made small, as a data URI; null where it cannot be read.")
+    message: str | None = Field(default=None, description="Why it cannot be read.")
+
+    @classmethod
+    def of_small(cls, small: Thumbnail) -> Self:
+        """A small image as the API tells it."""
+        told = DatasetImage.of(small.sample).model_dump()
+        return cls.model_validate(told | {"image": small.image, "message": small.message})
 
 
 class ChangedImage(Answer):

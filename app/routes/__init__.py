@@ -19,6 +19,7 @@ from app.routes import (
     meta,
     models,
     predict,
+    thumbnails,
     tune,
 )
 
@@ -26,6 +27,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     tune.router,
     datasets.router,
     dataset_edits.router,
+    thumbnails.router,
     jobs.router,
     predict.router,
     batches.router,

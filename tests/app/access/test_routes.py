@@ -20,14 +20,14 @@ from tests.support.api import Api, running_api
 from worker.records import utcnow
 
 PUBLIC = None
-PAGES = {"/", "/docs", "/openapi.json", "/web/{name}"}
+PAGES = {"/", "/docs", "/openapi.json", "/web/{path:path}"}
 """Not of the API, so not under /v1."""
 
 ROWS: dict[tuple[str, str], tuple[str | None, int]] = {
     ("GET", "/"): (PUBLIC, 200),
     ("GET", "/docs"): (PUBLIC, 200),
     ("GET", "/openapi.json"): (PUBLIC, 200),
-    ("GET", "/web/{name}"): (PUBLIC, 404),
+    ("GET", "/web/{path:path}"): (PUBLIC, 404),
     ("GET", "/livez"): (PUBLIC, 200),
     ("GET", "/readyz"): (PUBLIC, 200),
     ("GET", "/metrics"): (PUBLIC, 200),
@@ -39,6 +39,7 @@ ROWS: dict[tuple[str, str], tuple[str | None, int]] = {
     ("GET", "/datasets/{dataset_id}"): (TUNE, 404),
     ("DELETE", "/datasets/{dataset_id}"): (TUNE, 404),
     ("GET", "/datasets/{dataset_id}/images"): (TUNE, 404),
+    ("GET", "/datasets/{dataset_id}/thumbnails"): (TUNE, 404),
     ("GET", "/datasets/{dataset_id}/change"): (TUNE, 404),
     ("POST", "/datasets/{dataset_id}/audit"): (TUNE, 404),
     ("POST", "/datasets/{dataset_id}/edit"): (TUNE, 415),
