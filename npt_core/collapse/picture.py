@@ -78,7 +78,8 @@ def frame_plane(features: Tensor) -> Tensor:
     m = unit.shape[0]
     values, vectors = torch.linalg.eigh(unit @ unit.t())
     root = vectors @ torch.diag(values.clamp_min(0).sqrt()) @ vectors.t()
-    return root @ _axes(m) / math.sqrt(m / (m - 1))
+    places: Tensor = root @ _axes(m) / math.sqrt(m / (m - 1))
+    return places
 
 
 @lru_cache(maxsize=4)

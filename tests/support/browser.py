@@ -24,8 +24,12 @@ def _without(reason: str) -> None:
 
 
 @contextlib.contextmanager
-def running_browser() -> Iterator[Browser]:
-    """Start the browser; the test is skipped where there is none, and fails with NPT_REQUIRE_BROWSER=1."""
+def running_browser(*switches: str) -> Iterator[Browser]:
+    """Start the browser; the test is skipped where there is none, and fails with NPT_REQUIRE_BROWSER=1.
+
+    Args:
+        switches: Further ones of Chromium's command line.
+    """
     path = next((found for name in NAMES if (found := shutil.which(name))), None)
     if path is None:
         _without("no Chromium is installed; on Debian and Ubuntu: apt install chromium")
@@ -35,7 +39,7 @@ def running_browser() -> Iterator[Browser]:
         _without("playwright is not installed; it is in requirements-dev.lock")
     sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # as root Chromium's sandbox cannot start
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=sandbox)
+        browser = playwright.chromium.launch(executable_path=path, args=[*sandbox, *switches])
         try:
             yield browser
         finally:
