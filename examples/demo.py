@@ -41,8 +41,12 @@ class DemoError(Exception):
 
 
 @contextlib.contextmanager
-def running_service() -> Iterator[str]:
-    """Start the embedded service on a free port with a data folder of its own; stop it and remove both at the end."""
+def running_service() -> Iterator[tuple[str, Path]]:
+    """Start the embedded service on a free port with a data folder of its own; stop it and remove both at the end.
+
+    Yields:
+        Its URL, and the folder.
+    """
     with tempfile.TemporaryDirectory(prefix="npt-demo-") as folder:
         log = Path(folder) / "service.log"
         env = os.environ | {"NPT_PORT": "0", "NPT_HOST": "127.0.0.1", "NPT_DATA_DIR": str(Path(folder) / "data")}
@@ -53,7 +57,8 @@ def running_service() -> Iterator[str]:
                 [sys.executable, "-m", "app"], cwd=HERE.parent, env=env, stdout=out, stderr=out, start_new_session=True
             )
         try:
-            yield wait_until_ready(process, Path(folder) / "data" / "run" / "service.json", log)
+            data = Path(folder) / "data"
+            yield wait_until_ready(process, data / "run" / "service.json", log), data
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
@@ -268,7 +273,7 @@ def main() -> int:
             last_line = run(url.rstrip("/"))
         else:
             console.print("[bold]0. Start[/] the embedded service on a free loopback port")
-            with running_service() as url:
+            with running_service() as (url, _):
                 last_line = run(url)
     except KeyboardInterrupt:
         print("demo: interrupted", file=sys.stderr)

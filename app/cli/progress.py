@@ -14,13 +14,18 @@ if TYPE_CHECKING:
 
 
 class Bar:
-    """Shows where a job stands; use it as a context manager."""
+    """Shows where work stands; use it as a context manager.
 
-    def __init__(self) -> None:
+    Args:
+        lines: Where nobody looks, write a line for each phase.
+    """
+
+    def __init__(self, *, lines: bool = True) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         self._console = console(stderr=True)
         self._live = self._console.is_terminal
+        self._lines = lines and not self._live
         columns = (
             TextColumn("{task.description:<11}", markup=False),
             BarColumn(),
@@ -36,17 +41,13 @@ class Bar:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if not self._live and self._phase:
-            self._end_phase()
+        self._enter("")
         self._bar.stop()
 
     def show(self, facts: Mapping[str, Any], *, note: str | None = None) -> None:
         """Show progress: phase, step, total_steps, loss, accuracy, eta_seconds, stage, as far as they are known."""
         phase = str(facts.get("phase") or self._phase or "starting")
-        if phase != self._phase:
-            if not self._live and self._phase:
-                self._end_phase()
-            self._phase, self._since = phase, time.monotonic()
+        self._enter(phase)
         self._bar.update(
             self._task,
             description=phase,
@@ -55,8 +56,18 @@ class Bar:
             note=note if note is not None else words(facts),
         )
 
-    def _end_phase(self) -> None:
-        self._console.print(f"  {self._phase:<11} {time.monotonic() - self._since:6.1f} s")
+    def state(self, word: str, *, note: str = "", done: bool = False) -> None:
+        """Show that it waits, runs or has ended; that is no phase, and takes no line."""
+        self._enter("")
+        total = 1 if done else None
+        self._bar.update(self._task, description=word, note=note, total=total, completed=1 if done else None)
+
+    def _enter(self, phase: str) -> None:
+        if phase == self._phase:
+            return
+        if self._lines and self._phase:
+            self._console.print(f"  {self._phase:<11} {time.monotonic() - self._since:6.1f} s")
+        self._phase, self._since = phase, time.monotonic()
 
 
 def words(facts: Mapping[str, Any]) -> str:

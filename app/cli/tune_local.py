@@ -13,6 +13,11 @@ from app.cli.local import MANIFEST, backbone_here
 from app.cli.output import emit, note, say
 from app.cli.progress import Bar
 
+DEMO_NOTE = (
+    "No backbone was named, so this is the demo one. It knows shapes, digits and letters and no photographs; for those "
+    "name another: --backbone ViT-B-16/laion2b_s34b_b88k."
+)
+
 
 def tune_here(
     pictures: Path,
@@ -39,7 +44,6 @@ def tune_here(
     with Bar() as bar:
         bar.show({"phase": "loading"})
         from npt_core.data.dataset import Dataset
-        from npt_core.opening import DEMO_NOTE
         from npt_core.tuning.config import TuneConfig
         from npt_core.tuning.control import Progress
         from npt_core.tuning.tune import tune
@@ -53,7 +57,7 @@ def tune_here(
                 bar.show(now.to_dict())
 
             result = tune(dataset, config, backbone=backbone, progress=progress)
-        bar.show({"phase": "done", "step": 1, "total_steps": 1})
+        bar.state("done", done=True)
     result.classifier.save(folder)
 
     found = result.report.summary()

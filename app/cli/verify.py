@@ -31,9 +31,9 @@ def verify(data_dir: DataDir = None, as_json: Json = False) -> None:
     things = integrity.things()
     damage: list[Damage] = []
     read = 0
-    with Bar() as bar:
+    with Bar(lines=False) as bar:
         for number, (kind, name) in enumerate(things):
-            bar.show({"phase": f"{kind}s", "step": number, "total_steps": len(things)})
+            bar.show({"phase": kind, "step": number, "total_steps": len(things)})
             looked = integrity.look(kind, name)
             read += looked.bytes
             damage += looked.damage

@@ -51,8 +51,10 @@ def _draw(bar: Bar, event: str, data: Mapping[str, Any]) -> None:
         facts = data.get("progress") or {}
         if status == "queued":
             before = data.get("queue_position")
-            bar.show({"phase": "queued"}, note=f"{before} start before it" if before else "")
+            bar.state(status, note=f"{before} start before it" if before else "")
         elif event == "end":
-            bar.show({**facts, "phase": status, "step": 1, "total_steps": 1}, note="")
+            bar.state(status, done=True)
+        elif facts.get("phase"):
+            bar.show(facts)
         else:
-            bar.show({"phase": status, **{key: value for key, value in facts.items() if value is not None}})
+            bar.state(status)
