@@ -17,6 +17,7 @@ import structlog
 from anyio import to_thread
 
 from app.caches import LoadingCache
+from app.collector import leave_torch
 from app.encoding import Loaded
 from app.metrics import Metrics
 from app.problems import Problem
@@ -152,6 +153,7 @@ class Backbones:
 
         from npt_core.clip import load_backbone
 
+        leave_torch()
         settings = self._settings
         if settings.torch_threads:
             torch.set_num_threads(settings.torch_threads)
@@ -174,13 +176,14 @@ class Backbones:
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
-    def preload(self) -> asyncio.Task[None]:
-        """Begin to load the first backbone; a failure is told to whoever asks for it."""
+    def preload(self, after: Callable[[], object] = lambda: None) -> asyncio.Task[None]:
+        """Begin to load the first backbone once `after` has returned; a failure is told to whoever asks for it."""
         self._preloading = True  # before anybody can ask
-        return asyncio.create_task(self._preload(), name="preload")
+        return asyncio.create_task(self._preload(after), name="preload")
 
-    async def _preload(self) -> None:
+    async def _preload(self, after: Callable[[], object]) -> None:
         """Load it, and where that fails try again: a server that is not ready gets no request that would."""
+        await to_thread.run_sync(after, abandon_on_cancel=True)
         while True:
             try:
                 await self.get()

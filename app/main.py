@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 import structlog
@@ -29,6 +30,8 @@ from worker.service import Services, open_services
 
 log = structlog.get_logger(__name__)
 
+RESTORED_S = 10.0
+"""Where reading the store back into Redis takes longer, the first backbone is loaded beside it."""
 TITLE = "NPT Service"
 SUMMARY = "Turns a handful of labelled images into a classifier."
 DESCRIPTION = """\
@@ -112,10 +115,12 @@ async def _resources(
 ) -> AsyncGenerator[Context, None]:
     """Open what the routes use, and close it in the opposite order."""
     async with contextlib.AsyncExitStack() as stack:
+        restored: Callable[[], object] = bool
         if services is None:
             services = await in_thread(open_services, settings)
             stack.push_async_callback(in_thread, services.close)
-            await in_thread(services.reaper.start)
+            await in_thread(services.reaper.start, leave_sweeping=True)
+            restored = partial(services.reaper.wait_for_round, RESTORED_S)
         stack.push_async_callback(services.events.aclose)
         limiter = Limiter(services.address, services.keys.prefix, settings)
         stack.push_async_callback(limiter.aclose)
@@ -143,7 +148,8 @@ async def _resources(
         stack.push_async_callback(in_thread, services.usage.stop)
         observe.install(metrics, context)
         if settings.preload:
-            stack.callback(inference.backbones.preload().cancel)
+            # Importing torch keeps the interpreter busy for seconds; a start reads the store back first.
+            stack.callback(inference.backbones.preload(after=restored).cancel)
         yield context
 
 

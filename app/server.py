@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import uvicorn
 
+from app.collector import leave_what_is_here
 from app.listener import BACKLOG
 from app.main import create_app
 from app.settings import AppSettings
@@ -39,6 +40,7 @@ def serve(settings: AppSettings, listener: socket.socket) -> int:
         ws="none",
         lifespan="on",
     )
+    leave_what_is_here()
     server = uvicorn.Server(config)
     # uvicorn raises the signal again when it is done; ending as asked is no death by signal.
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -22,8 +22,8 @@ from pathlib import Path
 
 import structlog
 
-from benchmarks import scale_parts as parts
-from benchmarks.scale_rig import Rig, plain_rate
+from benchmarks.scaling import asking, costs, fill, pace
+from benchmarks.scaling.rig import Rig
 
 DEPTH = 10_000
 FEW = 100
@@ -47,13 +47,13 @@ def throughput(rig: Rig, jobs: int, rounds: int, verdict: Verdicts) -> None:
     """Jobs a minute of one and two workers, in turns, beside as many plain processes without the service."""
     rates: dict[tuple[str, int], list[float]] = {}
     with rig.broker() as url, rig.services(url) as services, rig.api(url) as (client, _, _):
-        dataset_id = parts.upload(client)
+        dataset_id = fill.upload(client)
         for _ in range(rounds):
             for workers in (1, 2):
-                rate, calls, told = parts.jobs_a_minute(rig, url, services, dataset_id, workers, jobs)
-                rates.setdefault(("workers", workers), []).append(rate)
-                rates.setdefault(("plain", workers), []).append(plain_rate(rig, dataset_id, workers, jobs))
-        print(f"One job: {calls:.0f} commands to Redis, {told:.1f} KiB told to it by everybody together.\n")
+                job = pace.jobs_a_minute(rig, url, services, dataset_id, workers, jobs)
+                rates.setdefault(("workers", workers), []).append(job.rate)
+                rates.setdefault(("plain", workers), []).append(pace.plain_rate(rig, dataset_id, workers, jobs))
+        print(f"One job: {job.commands:.0f} commands to Redis, {job.kib:.1f} KiB, {job.redis_ms:.1f} ms of its core.\n")
     median = {key: statistics.median(each) for key, each in rates.items()}
     print(f"| jobs a minute, median of {rounds} | 1 | 2 | of twice one |")
     print("|---|---|---|---|")
@@ -66,25 +66,31 @@ def throughput(rig: Rig, jobs: int, rounds: int, verdict: Verdicts) -> None:
     verdict(f"two workers bring {linear['workers']:.2f} of twice one, wanted {LINEAR}", linear["workers"] >= LINEAR)
 
 
-def depth(rig: Rig, other: Rig, n: int, few: int, requests: int, verdict: Verdicts) -> None:
+def depth(rig: Rig, other: Rig, n: int, few: int, asked: int, verdict: Verdicts) -> None:
     """Latencies of one service with few and one with many of everything, then restarts of the large one."""
-    found: list[parts.Latencies] = []
+    found: list[asking.Latencies] = []
     sizes = []
     for each, number in ((other, few), (rig, n)):
-        fill(each, number)
-        with each.broker() as url, each.services(url) as services, each.api(url) as (client, process, _):
-            dataset_id = parts.upload(client)  # it is there: this tells its id
-            sizes.append(parts.footprint(services))
-            found.append(parts.latencies(client, services, dataset_id, requests))
-            resident = parts.resident_mib(process.pid)
-            rounds = parts.rounds(services)
-    print(f"\n| ms, {requests} of each, one at a time | {few} of each: p50 | p99 | {n:,} of each: p50 | p99 |")
+        make(each, number)
+        # As in any service there is a worker; it listens to a line where nothing waits, so that the queue stays.
+        with (
+            each.broker() as url,
+            each.services(url) as services,
+            each.worker(url, NPT_QUEUE=costs.ANOTHER_LINE),
+            each.api(url) as (client, process, _),
+        ):
+            dataset_id = fill.upload(client)  # it is there: this tells its id
+            sizes.append(costs.footprint(services))
+            found.append(asking.latencies(client, services, dataset_id, asked))
+            resident = costs.resident_mib(process.pid)
+            rounds = costs.rounds(services)
+    print(f"\n| ms, {asked} of each, one at a time | {few} of each: p50 | p99 | {n:,} of each: p50 | p99 |")
     print("|---|---|---|---|---|")
     for name, (p50, p99) in found[1].items():
         p50_few, p99_few = found[0][name]
         print(f"| {name} | {p50_few:.1f} | {p99_few:.1f} | {p50:.1f} | {p99:.1f} |")
     print()
-    for line in parts.told_footprint(*sizes):
+    for line in costs.told_footprint(*sizes):
         print(line)
     print(f"API process: {resident:.0f} MiB resident.")
     for what, seconds in rounds.items():
@@ -94,27 +100,36 @@ def depth(rig: Rig, other: Rig, n: int, few: int, requests: int, verdict: Verdic
         if name.startswith("GET") and "at once" not in name:
             verdict(f"{name}: p99 {p99:.1f} ms, wanted under {LISTING_P99_MS:.0f}", p99 < LISTING_P99_MS)
     print()
-    for what, reconciled, ready in parts.restarts(rig):
+    for what, reconciled, ready in costs.restarts(rig):
         told = f" (ready {ready:.1f} s after its start)" if ready else ""
         verdict(f"{what}: reconciled in {reconciled:.2f} s{told}, wanted {RECONCILED_S:.0f}", reconciled < RECONCILED_S)
     with rig.broker() as url, rig.services(url) as services:
-        jobs, rate = services.queue.counts()["queued"], parts.backlog_rate(rig, url, services)
+        jobs, rate = services.queue.counts()["queued"], pace.backlog_rate(rig, url, services)
         print(f"\nOne worker with {jobs:,} queued: {rate:.0f} jobs a minute.")
 
 
-def fill(rig: Rig, n: int) -> None:
+def decode() -> None:
+    """What a picture costs before the tower sees it."""
+    print("| JPEG | ms of a core |")
+    print("|---|---|")
+    for what, took in costs.decode_ms():
+        print(f"| {what} | {took:.1f} |")
+    print()
+
+
+def make(rig: Rig, n: int) -> None:
     """Bring a data folder to so many queued jobs, data sets and models."""
     with rig.broker() as url, rig.services(url) as services:
         if not services.store.names("models"):
             with rig.api(url, NPT_PRELOAD="false") as (client, _, _):
-                dataset_id = parts.upload(client)
-            parts.tuned_model(rig, url, services, dataset_id)
-        parts.fill(services, jobs=n, datasets=n, models=n)
+                dataset_id = fill.upload(client)
+            fill.tuned_model(rig, url, services, dataset_id)
+        fill.fill(services, jobs=n, datasets=n, models=n)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=("throughput", "depth", "fill"), help="one part of it")
+    parser.add_argument("--only", choices=("throughput", "depth", "decode", "fill"), help="one part of it")
     parser.add_argument("--data", type=Path, help="the full data folder, made or gone on with, and kept")
     parser.add_argument("--depth", type=int, default=DEPTH, help="how many jobs, data sets and models (10000)")
     parser.add_argument("--few", type=int, default=FEW, help="how many to compare with (100)")
@@ -126,7 +141,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="npt-scale-") as folder:
         full = Rig(args.data or Path(folder) / "full")
         if args.only == "fill":
-            fill(full, args.depth)
+            make(full, args.depth)
+        if args.only in (None, "decode"):
+            decode()
         if args.only in (None, "throughput"):
             throughput(Rig(Path(folder) / "workers"), args.jobs, args.rounds, verdict)
         if args.only in (None, "depth"):

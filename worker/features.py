@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 def feature_cache(settings: WorkerSettings) -> FolderFeatureCache:
-    """The cache in the data folder; one object a process."""
-    return _open(settings.data_dir / "features", settings.feature_cache_bytes)
+    """The cache of this machine; one object a process."""
+    return _open(settings.features_path, settings.feature_cache_bytes)
 
 
 @lru_cache(maxsize=4)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from worker.jobfiles import read_record
 from worker.records import FileMark, ModelDraft, ModelRecord, Origin, Page, utcnow
 from worker.references import References, needs_of_model
 from worker.store.base import Store
+from worker.store.names import Names
 from worker.versions import Versions
 
 log = structlog.get_logger(__name__)
@@ -34,6 +36,7 @@ class ModelRepository:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._versions = Versions(store)
+        self._names = Names(store, "models")
         self._references = References(store)
 
     # -- making
@@ -160,10 +163,11 @@ class ModelRepository:
         """Newest first. `name`: its versions alone. `cursor` is the id of the last model of the page before."""
         if cursor is not None:
             check_id(cursor, "model")
-        ids: Iterable[str] = reversed(self._store.names("models")) if name is None else self._versions.models(name)
+        ids = self._names.sorted() if name is None else sorted(self._versions.models(name))
         items = []
-        for model_id in ids:
-            if not ID_PATTERN.fullmatch(model_id) or (cursor is not None and model_id >= cursor):
+        for number in reversed(range(len(ids) if cursor is None else bisect_left(ids, cursor))):
+            model_id = ids[number]
+            if not ID_PATTERN.fullmatch(model_id):
                 continue
             try:
                 items.append(self.get(model_id))
@@ -237,8 +241,7 @@ class ModelRepository:
             self._store.delete(f"contents/{record.content}/{model_id}")
         for dataset_id in needs_of_model(record):
             self._references.drop(model_id, [dataset_id])
-            if not self._references.of(dataset_id):
-                self._references.gone(dataset_id)
+            self._references.prune(dataset_id)
         log.info("model deleted", model=model_id)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import redis
@@ -20,6 +21,8 @@ from worker.settings import WorkerSettings
 log = structlog.get_logger(__name__)
 
 SWEEP_EVERY_S = 3600.0
+SWEEP_GRACE_S = 60.0
+"""Who leaves sweeping to the workers waits so long after its start for one to be seen."""
 
 
 class Reaper:
@@ -42,6 +45,8 @@ class Reaper:
         self._settings = settings
         self._boot = boot_id()
         self._swept = -SWEEP_EVERY_S
+        self._leave_sweeping = False
+        self._had_a_round = threading.Event()
         self._rounds = Rounds("reaper", self._round, settings.reap_every_s)
 
     def run_once(self) -> None:
@@ -61,7 +66,7 @@ class Reaper:
         except redis.RedisError:
             self._reconciler.request()
             raise
-        if time.monotonic() - self._swept > SWEEP_EVERY_S:
+        if time.monotonic() - self._swept > SWEEP_EVERY_S and not (self._leave_sweeping and self._queue.workers()):
             self._swept = time.monotonic()
             self._retention.sweep_in_turn(SWEEP_EVERY_S)
 
@@ -77,9 +82,21 @@ class Reaper:
         except (WorkerError, OSError) as error:
             log.error("stalled job not ended", job=job_id, error=str(error))
 
-    def start(self) -> None:
-        """Run rounds beside everything else until `stop`."""
+    def start(self, *, leave_sweeping: bool = False) -> None:
+        """Run rounds beside everything else until `stop`.
+
+        Args:
+            leave_sweeping: Where there are workers, leave it to them: a sweep keeps the interpreter busy for seconds,
+                and requests of the same process would wait for it.
+        """
+        self._leave_sweeping = leave_sweeping
+        if leave_sweeping:
+            self._swept = time.monotonic() - SWEEP_EVERY_S + SWEEP_GRACE_S
         self._rounds.start()
+
+    def wait_for_round(self, timeout_s: float) -> bool:
+        """Wait for the end of the first round, which reads the store back into Redis; False where it takes longer."""
+        return self._had_a_round.wait(timeout_s)
 
     def stop(self) -> None:
         """End them; waits for the round that is going on."""
@@ -92,3 +109,5 @@ class Reaper:
             log.warning("redis does not answer", error=str(error))
         except Exception:
             log.exception("reaper round failed")
+        finally:
+            self._had_a_round.set()

@@ -58,6 +58,10 @@ class References:
         """It was deleted. Call it with the lock held that whoever would need it takes."""
         self._store.delete(f"{FOLDER}/{what}")
 
+    def prune(self, what: str) -> None:
+        """Leave no folder for what nobody needs. Call it with the lock held that whoever would need it takes."""
+        self._store.prune(f"{FOLDER}/{what}")
+
     def ensure(self) -> None:
         """Make them from the records where that was never done."""
         if self._store.exists(COMPLETE):

@@ -315,7 +315,7 @@ class Retention:
         return Waste(kind, place, self._size(place), "its model is not there", remove)
 
     def _unknown_features(self) -> Iterator[Waste]:
-        if not (self._settings.data_dir / "features" / "features.sqlite3").exists():
+        if not (self._settings.features_path / "features.sqlite3").exists():
             return
         from npt_core.tuning.cache import GROUP
 

@@ -56,6 +56,11 @@ class WorkerSettings(BaseSettings):
     weights_dir: Path | None = Field(
         default=None, description="Where downloaded weights are kept. Unset: DATA_DIR/weights."
     )
+    features_dir: Path | None = Field(
+        default=None,
+        description="Where computed image features are kept. Unset: DATA_DIR/features. Machines that share DATA_DIR "
+        "need a local folder each: the file in it cannot be shared over a network.",
+    )
     torch_threads: int = Field(
         default=0, ge=0, le=1024, description="CPU threads of one worker; 0 leaves the choice to torch."
     )
@@ -164,12 +169,12 @@ class WorkerSettings(BaseSettings):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
-    @field_validator("backbone", "redis_url", "weights_dir", "log_json", mode="before")
+    @field_validator("backbone", "redis_url", "weights_dir", "features_dir", "log_json", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value
 
-    @field_validator("data_dir", "weights_dir")
+    @field_validator("data_dir", "weights_dir", "features_dir")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return value.expanduser().absolute() if value is not None else None
@@ -189,6 +194,10 @@ class WorkerSettings(BaseSettings):
     @property
     def weights_path(self) -> Path:
         return self.weights_dir or self.data_dir / "weights"
+
+    @property
+    def features_path(self) -> Path:
+        return self.features_dir or self.data_dir / "features"
 
     @property
     def run_dir(self) -> Path:

@@ -1,68 +1,34 @@
-"""How many bytes of the data folder each kind of thing takes: counted beside everything else, never in a request."""
+"""How many bytes of the data folder each kind of thing takes: counted beside everything else, never in a request.
+
+One process of a data folder has them measured, once a minute; the others read what it found.
+"""
 
 from __future__ import annotations
 
+import json
 import os
-from collections import Counter
-from collections.abc import Iterator, Mapping
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
+from worker import measuring
+from worker.measuring import KIND_OF, measure
 from worker.rounds import Rounds
-from worker.store.limit import Limit
+
+if TYPE_CHECKING:
+    from worker.store.local import LocalStore
 
 log = structlog.get_logger(__name__)
 
 EVERY_S = 60.0
-KIND_OF = {
-    "archives": "datasets",
-    "datasets": "datasets",
-    "models": "models",
-    "names": "models",
-    "contents": "models",
-    "needed": "models",
-    "aliases": "models",
-    "jobs": "jobs",
-    "idempotency": "jobs",
-    "feedback": "feedback",
-    "uploads": "uploads",
-    "features": "features",
-    "exports": "exports",
-    "weights": "weights",
-}
-"""Folder -> kind; every other folder is `other`."""
+LONGEST_S = 600.0
 COUNTED = frozenset({"datasets", "models", "jobs", "feedback", "uploads"})
 """Kinds that the limit of the store is about; caches have limits of their own."""
-
-
-def file_sizes(folder: Path) -> Iterator[int]:
-    """The size of every file under a folder; what vanishes meanwhile is left out."""
-    waiting = [folder]
-    while waiting:
-        try:
-            with os.scandir(waiting.pop()) as entries:
-                for entry in entries:
-                    try:
-                        if entry.is_dir(follow_symlinks=False):
-                            waiting.append(Path(entry.path))
-                        else:
-                            yield entry.stat(follow_symlinks=False).st_size
-                    except FileNotFoundError:
-                        continue
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-
-
-def measure(root: Path) -> dict[str, int]:
-    """Bytes by kind. Takes about a second for 100,000 files."""
-    found: Counter[str] = Counter(dict.fromkeys((*KIND_OF.values(), "other"), 0))
-    for entry in os.scandir(root):
-        kind = KIND_OF.get(entry.name, "other")
-        found[kind] += (
-            sum(file_sizes(Path(entry.path))) if entry.is_dir(follow_symlinks=False) else entry.stat().st_size
-        )
-    return dict(found)
 
 
 def counted(key: str) -> bool:
@@ -72,30 +38,60 @@ def counted(key: str) -> bool:
 
 def measure_counted(root: Path) -> int:
     """Bytes that count against the limit."""
-    return sum(size for kind, size in measure(root).items() if kind in COUNTED) if root.is_dir() else 0
+    return _counted_of(measure(root)) if root.is_dir() else 0
 
 
 class Usage:
     """Measures again and again; whoever asks gets what was found last.
 
     Args:
-        root: The data folder.
-        limit: Set right with what was found.
+        store: Its limit is set right with what was found.
     """
 
-    def __init__(self, root: Path, limit: Limit) -> None:
-        self._root, self._limit = root, limit
+    def __init__(self, store: LocalStore) -> None:
+        self._store = store
+        self._found = store.root / "run" / "usage.json"
         self.bytes: Mapping[str, int] | None = None
-        self._rounds = Rounds("usage", self.refresh, EVERY_S)
+        self._rounds = Rounds("usage", self._round, EVERY_S)
         self.start, self.stop = self._rounds.start, self._rounds.stop
 
     def refresh(self) -> None:
         """Measure now."""
         try:
-            self._limit.recounted(self._measure)
-        except OSError as error:
+            self._store.limit.recounted(self._measure)
+        except (OSError, subprocess.SubprocessError, ValueError) as error:
             log.warning("the data folder cannot be measured", error=str(error))
 
+    def _round(self) -> None:
+        """Measure where no process of this data folder has lately, or does."""
+        try:
+            with self._store.try_lock("usage") as alone:
+                if alone and not self._is_fresh():
+                    self.refresh()
+                    return
+            self.bytes = json.loads(self._found.read_bytes())
+        except FileNotFoundError:
+            return  # the first one is being made
+        except (OSError, ValueError) as error:
+            log.warning("the size of the data folder cannot be read", error=str(error))
+
+    def _is_fresh(self) -> bool:
+        try:
+            return 0 <= time.time() - self._found.stat().st_mtime < EVERY_S / 2
+        except FileNotFoundError:
+            return False
+
     def _measure(self) -> int:
-        self.bytes = found = measure(self._root)
-        return sum(size for kind, size in found.items() if kind in COUNTED)
+        command = [sys.executable, "-I", "-S", measuring.__file__, str(self._store.root)]
+        done = subprocess.run(command, capture_output=True, check=True, timeout=LONGEST_S)  # noqa: S603 - our own file
+        found: dict[str, int] = json.loads(done.stdout)
+        self.bytes = found
+        self._found.parent.mkdir(parents=True, exist_ok=True)
+        draft = self._found.with_suffix(f".{os.getpid()}")
+        draft.write_bytes(done.stdout)
+        draft.replace(self._found)
+        return _counted_of(found)
+
+
+def _counted_of(found: Mapping[str, int]) -> int:
+    return sum(size for kind, size in found.items() if kind in COUNTED)

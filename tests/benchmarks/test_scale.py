@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import scale
-from benchmarks.scale_parts import told_footprint
+from benchmarks.scaling import pace
+from benchmarks.scaling.costs import decode_ms, told_footprint
 
 VERDICT = re.compile(r"^(?:PASS|FAIL)  (.+?)(?::| bring) ", re.MULTILINE)
 
@@ -20,8 +21,18 @@ def test_one_more_costs_what_it_added_and_what_stayed_costs_its_share() -> None:
     assert told == ["A job: 200 bytes.", "An image: 20 bytes."]
 
 
+def test_larger_pictures_take_longer_to_decode() -> None:
+    took = [ms for _, ms in decode_ms(repeats=3)]
+    assert len(took) == 3
+    assert 0 < took[0] < took[2]  # 60 times the pixels
+
+
 @pytest.mark.slow
-def test_depth_is_measured_on_a_folder_that_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.timeout(900)
+def test_depth_is_measured_on_a_folder_that_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "BACKLOG_S", 1.0)
     data = tmp_path / "full"
     assert scale.main(["--only", "fill", "--data", str(data), "--depth", "9"]) == 0
     assert len(list((data / "models").iterdir())) == len(list((data / "datasets").iterdir())) == 9
@@ -35,6 +46,7 @@ def test_depth_is_measured_on_a_folder_that_is_kept(tmp_path: Path, capsys: pyte
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_jobs_a_minute_are_compared_with_plain_processes(capsys: pytest.CaptureFixture[str]) -> None:
     scale.main(["--only", "throughput", "--jobs", "2", "--rounds", "1"])
     out = capsys.readouterr().out

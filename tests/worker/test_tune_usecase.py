@@ -72,6 +72,21 @@ def test_a_zip_becomes_a_model(tuner: Services, dataset: DatasetRecord) -> None:
     assert tuner.models.get(again.model_id or "").parent == model.id
 
 
+def test_machines_that_share_a_store_keep_their_features_apart(
+    tuner: Services, dataset: DatasetRecord, open_floor: Callable[..., Services], tmp_path: Path
+) -> None:
+    here, there = (open_floor(backbone="demo", features_dir=tmp_path / name) for name in ("here", "there"))
+    encoded = []
+    for services in (here, here, there):
+        job, _ = services.start_job("tune", CONFIG, dataset_id=dataset.id)
+        runner(services).run_next()
+        encoded.append(services.jobs.get(job.id).counters["images_encoded"])
+    assert encoded[0] > 0
+    assert encoded[1:] == [0, encoded[0]]
+    assert not tuner.settings.features_path.exists()
+    assert here.retention.find() == there.retention.find() == []
+
+
 def test_a_wrong_config_fails_with_every_fault(tuner: Services, dataset: DatasetRecord) -> None:
     job, _ = tuner.start_job("tune", {"epochs": -1, "method": "nonsense"}, dataset_id=dataset.id)
     runner(tuner).run_next()

@@ -58,6 +58,9 @@ class Store(Protocol):
     def unlink(self, key: str) -> None:
         """Remove a small object that does no harm where a power cut brings it back; nothing where there is none."""
 
+    def prune(self, prefix: str) -> bool:
+        """Remove a folder where nothing is in it, however much there may be: whether it was so."""
+
     def move(self, prefix: str, target: str) -> bool:
         """Move everything under a prefix; False where there is no source or the target exists."""
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from worker.errors import NotFoundError, StoreFullError
+from worker.measuring import file_sizes
 from worker.store.base import check_key
 from worker.store.limit import SMALL_BYTES, Limit
-from worker.usage import counted, file_sizes, measure_counted
+from worker.usage import counted, measure_counted
 
 TEMPORARY = ".tmp-"
 FOLDERS = (
@@ -207,6 +208,13 @@ class LocalStore:
     def unlink(self, key: str) -> None:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             self.path(key).unlink()
+
+    def prune(self, prefix: str) -> bool:
+        try:
+            self.path(prefix).rmdir()
+        except OSError:
+            return False
+        return True
 
     def move(self, prefix: str, target: str) -> bool:
         source, destination = self.path(prefix), self.path(target)

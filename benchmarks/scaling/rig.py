@@ -1,10 +1,9 @@
-"""Real processes for `benchmarks/scale.py`: the broker as the app starts it, API processes, workers, plain tunings."""
+"""Real processes for `benchmarks/scale.py`: the broker as the app starts it, API processes, workers."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import os
 import signal
 import socket
@@ -24,10 +23,8 @@ from worker.service import Services, open_services
 from worker.settings import WorkerSettings
 from worker.supervise import Supervisor
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 WAIT_S = 120.0
-CONFIG: dict[str, Any] = {"method": "coop", "shots": 4, "epochs": 5}
-"""The small real tuning that every job is."""
 
 
 def wait_for(what: str, true: Callable[[], object]) -> None:
@@ -73,7 +70,7 @@ class Rig:
         self.data = data.absolute()
         self._logs = self.data.parent / f"{self.data.name}-logs"
         self._logs.mkdir(parents=True, exist_ok=True)
-        self._threads = threads
+        self.threads = threads
 
     @contextlib.contextmanager
     def broker(self, *, emptied: bool = False) -> Iterator[str]:
@@ -129,7 +126,7 @@ class Rig:
     ) -> Iterator[Process]:
         env = {key: value for key, value in os.environ.items() if not key.startswith("NPT_")}
         env |= {"NPT_DATA_DIR": str(self.data), "NPT_REDIS_URL": url, "NPT_BACKBONE": "demo", "NPT_LOG_JSON": "true"}
-        env |= {"NPT_MIN_FREE_BYTES": "0", "OMP_NUM_THREADS": str(self._threads), **settings}
+        env |= {"NPT_MIN_FREE_BYTES": "0", "OMP_NUM_THREADS": str(self.threads), **settings}
         log = self._logs / f"{name}-{time.monotonic_ns()}.log"
         with log.open("wb") as out:
             popen = subprocess.Popen(
@@ -146,44 +143,3 @@ class Rig:
         finally:
             popen.send_signal(signal.SIGTERM)
             popen.wait(60)
-
-
-def plain_rate(rig: Rig, dataset_id: str, processes: int, jobs: int) -> float:
-    """Tunings a minute of so many processes side by side with no service around them: what the machine can do."""
-    context = multiprocessing.get_context("spawn")
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = str(rig._threads)
-    try:
-        start, spans = context.Barrier(processes), context.Queue()
-        args = (rig.data, dataset_id, jobs, start, spans)
-        running = [context.Process(target=_tune_plainly, args=args) for _ in range(processes)]
-        for process in running:
-            process.start()
-        found = [spans.get(timeout=WAIT_S) for _ in running]
-        for process in running:
-            process.join()
-    finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
-    return 60 * processes * jobs / (max(end for _, end in found) - min(begun for begun, _ in found))
-
-
-def _tune_plainly(data: Path, dataset_id: str, jobs: int, start: Any, spans: Any) -> None:
-    """What one of those processes does: the features come from the same cache as a worker's."""
-    from npt_core.clip import load_backbone
-    from npt_core.tuning.tune import tune
-    from worker.features import feature_cache
-
-    settings = WorkerSettings(data_dir=data, redis_url="unix:///nowhere")
-    datasets = open_services(settings).datasets  # reads the store alone
-    backbone = load_backbone("demo")
-    for number in range(-2, jobs):
-        if number == 0:  # the first ones were to warm up
-            start.wait(WAIT_S)
-            begun = time.time()
-        with datasets.open(dataset_id) as dataset:
-            result = tune(dataset, {**CONFIG, "seed": number + 2}, backbone=backbone, cache=feature_cache(settings))
-    assert result.report is not None
-    spans.put((begun, time.time()))
