@@ -115,8 +115,9 @@ def decode_image(data: bytes | BinaryIO, *, target: int | None = None) -> Image.
     Args:
         data: The whole file.
         target: Side in pixels of the square the picture will be resized to. A JPEG is then decoded at 1/2, 1/4 or 1/8
-            of its size as long as its shorter side stays at least twice the target: same features, a fraction of the
-            time. Pass the same value in tuning and in prediction.
+            of its size as long as its shorter side stays at least twice the target. After preprocessing it differs
+            from the full decode by at most 4 grey levels of 255 on average and by at most 16 in 99 % of the values
+            (`tests/npt_core/data/test_reduced_decode.py`). Pass the same value in tuning and in prediction.
 
     Returns:
         An image in mode RGB, loaded, without metadata.
