@@ -145,7 +145,7 @@ class _Audit:
             self.hashes.take(sample.sha256, self.dataset.open_image(sample, target=target))
 
         with ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="hash") as pool:
-            for done, _ in enumerate(decoded_ahead(pool, rest, look, window=4 * DECODE_THREADS), 1):
+            for done, _ in enumerate(decoded_ahead(pool, rest, look, window=16 * DECODE_THREADS), 1):
                 self.control.check()
                 self.meter.advance("hashing")
                 self.meter.report()

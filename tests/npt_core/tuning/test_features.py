@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -14,12 +17,14 @@ from npt_core.errors import Cancelled, OutOfMemoryError
 from npt_core.tuning.features import (
     MemoryFeatureCache,
     PixelSource,
+    decoded_ahead,
     encode_dataset,
     encode_pixels,
     feature_key,
     load_picture,
 )
 from tests.support.pictures import write_folder
+from tests.support.service import wait_for
 from tests.support.tiny_clip import tiny_backbone
 
 
@@ -146,3 +151,55 @@ def test_pixel_source_keeps_what_fits_and_decodes_the_rest_again(dataset: Datase
     assert torch.equal(source.batch([2, 0, 1], [1, 0, 0]), first[[2, 0, 1]])
     assert torch.equal(first[0], load_picture(backbone, dataset.read(dataset.samples[3])))
     source.close()
+
+
+def test_decoding_ahead_keeps_the_order_and_its_window() -> None:
+    taken = 0
+
+    def jobs() -> Iterator[int]:
+        nonlocal taken
+        for number in range(100):
+            taken += 1
+            yield number
+
+    with ThreadPoolExecutor(2) as pool:
+        for seen, (job, result) in enumerate(decoded_ahead(pool, jobs(), lambda n: n * n, window=20), 1):
+            assert (job, result) == (seen - 1, (seen - 1) ** 2)
+            assert taken <= seen + 20
+    assert seen == 100
+
+
+def test_an_error_comes_at_its_own_job_and_nothing_is_decoded_after_the_end() -> None:
+    begun: list[int] = []
+
+    def work(number: int) -> int:
+        begun.append(number)
+        if number == 11:
+            raise ValueError("eleven")
+        return number
+
+    with ThreadPoolExecutor(1) as pool:
+        ahead = decoded_ahead(pool, range(1000), work, window=40)
+        assert [next(ahead)[0] for _ in range(11)] == list(range(11))
+        with pytest.raises(ValueError, match="eleven"):
+            next(ahead)
+    assert not {12, 13, 14, 15} & set(begun)  # of the few that the thread had taken with it
+    assert len(begun) < 100
+
+
+def test_who_stops_looking_stops_the_decoding() -> None:
+    begun: list[int] = []
+    go_on = Event()
+
+    def work(number: int) -> int:
+        begun.append(number)
+        assert number < 8 or go_on.wait(20)
+        return number
+
+    with ThreadPoolExecutor(1) as pool:
+        ahead = decoded_ahead(pool, range(1000), work, window=40)
+        assert next(ahead) == (0, 0)
+        wait_for("the thread to be in the middle of the next few", lambda: begun[-1] == 8)
+        ahead.close()
+        go_on.set()
+    assert begun == list(range(9))
