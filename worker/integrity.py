@@ -261,6 +261,8 @@ class Integrity:
                     if hashlib.sha256(picture).hexdigest() != sha256:
                         yield Damage("feedback", name, ITEMS, f"the picture of {item} is damaged; {cure}")
         except sqlite3.Error as error:
+            if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+                return  # in use for ten seconds: by somebody who can read it
             yield Damage("feedback", name, ITEMS, f"cannot be read: {_words(error)}; {cure}")
 
     # -- reading

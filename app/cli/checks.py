@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 LOAD_TIMEOUT_S = 600
 REDIS_WAIT_S = 2.0
 LITTLE_MEMORY = 2 << 30
+NOWHERE = "http://127.0.0.1:9"
+"""Nobody listens there. Some weights come from the hub, which can be told to stay offline, and some by plain HTTP."""
 TORCHVISION_MINOR = 15
 """torch 2.N goes with torchvision 0.(N + 15)."""
 
@@ -248,7 +250,11 @@ def weights(settings: AppSettings, entry: str, *, load: bool) -> Iterator[Check]
     if not load:
         yield Check("weights", "ok", f"{spec.name}: not looked at (--no-load)")
         return
-    env = os.environ | {"HF_HUB_OFFLINE": "1", "NPT_DATA_DIR": str(settings.data_dir), "NPT_JSON": "1"}
+    nowhere = {
+        name: NOWHERE for word in ("http", "https", "all") for name in (f"{word}_proxy", f"{word}_proxy".upper())
+    }
+    offline = {"HF_HUB_OFFLINE": "1", "NO_PROXY": "", "no_proxy": "", **nowhere}
+    env = os.environ | offline | {"NPT_DATA_DIR": str(settings.data_dir), "NPT_JSON": "1"}
     command = [sys.executable, "-m", "app", "prefetch", entry]
     done = subprocess.run(  # noqa: S603 - our own module
         command, env=env, capture_output=True, text=True, check=False, timeout=LOAD_TIMEOUT_S

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli.exits import usage
-from app.cli.options import Json
+from app.cli.options import DataDir, Json, state
 
 if TYPE_CHECKING:  # the worker floor takes a third of a second to import: what only asks for help does not wait for it
     from app.settings import AppSettings
@@ -32,6 +32,7 @@ def gc(
             help="Days for this run, instead of NPT_KEEP_DATASETS_DAYS and NPT_KEEP_JOBS_DAYS: jobs=30 datasets=90.",
         ),
     ] = None,
+    data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
     """Remove what has outlived its days, and what nothing needs; also while a server runs."""
@@ -42,6 +43,7 @@ def gc(
     from worker.logs import setup_logging
     from worker.service import open_services
 
+    state(data_dir=data_dir)
     settings = AppSettings()
     setup_logging(settings)
     policy = _policy([*(older_than or ()), *(more or ())], settings)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.options import Json
+from app.cli.options import DataDir, Json, state
 
 if TYPE_CHECKING:  # the settings take longer to import than the rest: who asks for help does not wait for them
     from app.access.records import StoredKey
@@ -44,6 +44,8 @@ def create(
     requests_per_minute: Annotated[int | None, typer.Option(metavar="N", help="Its own rate; 0: no limit.")] = None,
     burst: Annotated[int | None, typer.Option(metavar="N", help="Requests it may save up and send at once.")] = None,
     upload_bytes_per_day: Annotated[int | None, typer.Option(metavar="N", help="Its own quota; 0: no limit.")] = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
 ) -> None:
     """Make a key and print it, this once."""
     from app.access.repository import FOLDER, Wanted
@@ -51,6 +53,7 @@ def create(
     from worker.logs import log_change, setup_logging
     from worker.records import utcnow
 
+    state(data_dir=data_dir)
     settings = AppSettings()
     wanted = Wanted(
         scopes=tuple(map(str, scope)),
@@ -63,6 +66,10 @@ def create(
     setup_logging(settings)
     record, secret = _repository(settings).create(wanted, by=BY)
     log_change("key.create", record.id, key=BY, scopes=list(record.scopes), label=record.label)
+    if as_json:
+        facts = record.model_dump(mode="json", exclude={"digest"})
+        sys.stdout.write(json.dumps(facts | {"key": secret}) + "\n")
+        return
     sys.stderr.write(
         f"Key {record.id} ({', '.join(record.scopes)}) is kept, as a hash, in {settings.data_dir / FOLDER}.\n"
         "The key itself is shown this once:\n"
@@ -71,12 +78,13 @@ def create(
 
 
 @keys.command("list")
-def list_keys(as_json: Json = False) -> None:
+def list_keys(data_dir: DataDir = None, as_json: Json = False) -> None:
     """Every key, newest first, without the key itself."""
     from app.access.repository import FOLDER
     from app.settings import AppSettings
     from worker.records import utcnow
 
+    state(data_dir=data_dir)
     settings = AppSettings()
     repository, now = _repository(settings), utcnow()
     if as_json:
@@ -102,15 +110,24 @@ def _row(key: StoredKey, now: datetime) -> tuple[str, str, str, str, str]:
 
 
 @keys.command()
-def revoke(id: Annotated[str, typer.Argument(help="As `keys list` shows it.")]) -> None:
+def revoke(
+    id: Annotated[str, typer.Argument(help="As `keys list` shows it.")],
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
     """End a key for good."""
     from app.settings import AppSettings
     from worker.logs import log_change, setup_logging
 
+    state(data_dir=data_dir)
     settings = AppSettings()
     setup_logging(settings)
-    if _repository(settings).revoke(id, by=BY):
+    ended = _repository(settings).revoke(id, by=BY)
+    if ended:
         log_change("key.revoke", id, key=BY)
+    if as_json:
+        sys.stdout.write(json.dumps({"id": id, "revoked": ended}) + "\n")
+    elif ended:
         sys.stderr.write(f"Key {id} is revoked; a running server refuses it within a second.\n")
     else:
         sys.stderr.write(f"Key {id} was revoked before.\n")

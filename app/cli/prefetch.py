@@ -27,9 +27,12 @@ def prefetch(
     as_json: Json = False,
 ) -> None:
     """Download the weights of backbones, load each once, and say what it is."""
+    import logging
+
     from app.settings import AppSettings
     from npt_core.clip import load_backbone, parse_backbone
 
+    logging.disable(logging.ERROR)  # what went wrong is in the error that is raised, too
     state(weights_dir=weights_dir)
     settings = AppSettings()
     specs = [

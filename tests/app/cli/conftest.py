@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,9 @@ import pytest
 from tests.support.api import Api
 from tests.support.in_process import runner
 from tests.support.pictures import write_folder
+
+_SEEDS = itertools.count(50_000, 10)
+"""The tests of this folder share one server: the same pictures twice would be one data set."""
 
 
 @pytest.fixture
@@ -33,4 +37,4 @@ def working(api: Api) -> Iterator[None]:
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     """A folder of twelve pictures of three classes."""
-    return write_folder(tmp_path / "colours", {"red": 4, "green": 4, "blue": 4}, first_seed=id(tmp_path) % 100_000)
+    return write_folder(tmp_path / "colours", {"red": 4, "green": 4, "blue": 4}, first_seed=next(_SEEDS))

@@ -83,6 +83,27 @@ def test_options_of_serve_are_settings() -> None:
     assert {parameter.envvar for parameter in ALL["serve",].params if parameter.envvar} <= fields
 
 
+def test_no_variable_of_an_option_is_a_setting_by_accident() -> None:
+    fields = {f"NPT_{name.upper()}" for name in AppSettings.model_fields}
+    for words, command in ALL.items():
+        made = {f"NPT_{'_'.join(words)}_{one.name}".upper() for one in command.params if not one.envvar}
+        assert made & fields == set(), words
+
+
+@pytest.mark.parametrize("words", ALL, ids=" ".join)
+def test_every_command_speaks_json(words: tuple[str, ...]) -> None:
+    if words != ("serve",):
+        assert any("--json" in parameter.opts for parameter in ALL[words].params)
+
+
+def test_keys_as_json(tmp_path: Path) -> None:
+    made = json.loads(run("keys", "create", "--scope", "tune", "--json", "--data-dir", str(tmp_path)).stdout)
+    assert made["key"].startswith("npt_")
+    assert "digest" not in made
+    ended = [run("keys", "revoke", made["id"], "--json", NPT_DATA_DIR=str(tmp_path)).stdout for _ in range(2)]
+    assert [json.loads(one)["revoked"] for one in ended] == [True, False]
+
+
 def test_an_option_of_serve_comes_before_the_variable() -> None:
     done = run("serve", "--port", "eighty", NPT_PORT="0")
     assert done.returncode == 2

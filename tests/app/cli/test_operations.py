@@ -66,46 +66,54 @@ def test_doctor_finds_nothing_where_all_is_well(tmp_path: Path, redis_server) ->
     assert not (tmp_path / "data").exists()  # it changes nothing
 
 
-@pytest.mark.parametrize(
-    ("settings", "check", "words", "do"),
-    [
-        ({"NPT_REDIS_URL": "redis://127.0.0.1:1"}, "redis", "no broker answers", "unset it"),
-        ({"NPT_PORT": "eighty"}, "settings", "NPT_PORT", ".env.example"),
-        ({"NPT_HOST": "0.0.0.0"}, "access", "no API key", ""),
-        ({"NPT_DEVICE": "cuda:99"}, "device", "not on this machine", ""),
-        ({"NPT_MIN_FREE_BYTES": str(2**60)}, "data", "GiB free", "npt gc"),
-        ({"NPT_DATA_DIR": "/proc/nowhere"}, "data", "cannot be written", "NPT_DATA_DIR"),
-    ],
-)
-def test_doctor_says_what_is_wrong_and_what_to_do(
-    tmp_path: Path, settings: dict[str, str], check: str, words: str, do: str
-) -> None:
-    others = {name: value for name, value in settings.items() if name != "NPT_DATA_DIR"}
-    data = Path(settings.get("NPT_DATA_DIR", tmp_path))
-    code, found = told(data, **{"NPT_PORT": "0", "NPT_REDIS_URL": ""} | others)
-    assert code == 1
-    (one,) = [one for one in found[check] if one["state"] == "problem"]
-    assert words in one["found"]
-    assert do in one["do"]
-
-
-def test_a_port_that_is_taken(tmp_path: Path) -> None:
+def test_doctor_says_everything_that_is_wrong_at_once_and_what_to_do(tmp_path: Path) -> None:
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+        taken.bind(("0.0.0.0", 0))
         taken.listen()
-        code, found = told(tmp_path, NPT_PORT=str(taken.getsockname()[1]), NPT_REDIS_URL="")
+        wrong = {
+            "NPT_REDIS_URL": "redis://127.0.0.1:1",
+            "NPT_HOST": "0.0.0.0",
+            "NPT_PORT": str(taken.getsockname()[1]),
+            "NPT_DEVICE": "cuda:99",
+            "NPT_MIN_FREE_BYTES": str(2**60),
+        }
+        code, found = told(tmp_path, **wrong)
     assert code == 1
-    assert "cannot listen on 127.0.0.1" in found["port"][0]["found"]
+    expected = {
+        "redis": ("no broker answers", "unset it"),
+        "access": ("no API key", ""),
+        "port": ("cannot listen on 0.0.0.0", "NPT_PORT"),
+        "device": ("not on this machine", ""),
+        "data": ("GiB free", "npt gc"),
+    }
+    assert {name for name, (one, *_) in found.items() if one["state"] == "problem"} == expected.keys()
+    for name, (words, do) in expected.items():
+        assert words in found[name][0]["found"]
+        assert do in found[name][0]["do"]
+
+
+def test_doctor_of_settings_that_cannot_be_read(tmp_path: Path) -> None:
+    code, found = told(tmp_path, NPT_PORT="eighty")
+    assert code == 1
+    assert "NPT_PORT" in found["settings"][0]["found"]
+    assert ".env.example" in found["settings"][0]["do"]
+    assert "redis" not in found
+
+
+def test_a_folder_that_takes_no_file() -> None:
+    """Being root says nothing of what a file system takes."""
+    (check,) = checks.data_folder(AppSettings(data_dir=Path("/proc/nowhere")))
+    assert check.state == "problem"
+    assert "cannot be written to" in check.found
+    assert "NPT_DATA_DIR" in check.do
 
 
 def test_weights_that_are_not_here(tmp_path: Path) -> None:
-    done = npt("doctor", NPT_DATA_DIR=str(tmp_path), NPT_REDIS_URL="", NPT_PORT="0", NPT_BACKBONE="RN50/openai")
-    assert done.returncode == 1
-    row = next(line for line in done.stdout.splitlines() if "weights" in line)
-    assert row.startswith("PROBLEM")
-    assert "RN50/openai" in row
-    assert "npt prefetch RN50/openai" in done.stdout
-    assert "cannot run like this" in done.stderr
+    (check,) = checks.weights(AppSettings(data_dir=tmp_path, backbone="RN50/openai"), "RN50/openai", load=True)
+    assert check.state == "problem"
+    assert "RN50/openai" in check.found
+    assert "not on this machine" in check.found
+    assert check.do == "Download them once: npt prefetch RN50/openai"
 
 
 def test_versions_that_do_not_belong_together(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,10 @@ def imported(folder: Path, *arguments: str) -> set[str]:
         ("gc", "--help"),
         ("gc", "--dry-run"),
         ("gc",),
+        ("verify",),
+        ("tune", "--help"),
+        ("predict", "--help"),
+        ("doctor", "--help"),
     ],
     ids=" ".join,
 )
