@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.api import png
 from tests.support.browser import running_browser
 from tests.support.line import running_line
 from tests.support.service import Service, wait_for
@@ -29,6 +30,7 @@ from tests.support.web import (
 )
 
 pytestmark = pytest.mark.browser
+FOUR_EACH = "[...document.querySelectorAll('.class-card')].every(one => one.querySelectorAll('img').length === 4)"
 
 
 @pytest.fixture(scope="module")
@@ -115,16 +117,17 @@ def test_the_numbers_of_the_matrix_lead_to_their_pictures(service: Service, brow
 def test_folders_are_zipped_in_the_browser(service: Service, browser: Any, tmp_path: Path) -> None:
     folder = tmp_path / "my digits"
     for name, data in pictures_of_digits("25", 4).items():
+        name = name.replace("2/", "zwei ü/", 1)
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
-    (folder / "2" / "notes.docx").write_text("not to be sent")
+    (folder / "zwei ü" / "notes.docx").write_text("not to be sent")
     (folder / ".DS_Store").write_text("nor this")
     with at(browser, service) as seen:
         page = seen.page
         page.set_input_files("[data-pick=folder]", str(folder))
         dataset = service.client.get(f"/datasets/{id_in_address(page, 'datasets')}").json()
     assert dataset["filename"] == "my digits.zip"
-    assert dataset["classes"] == [{"label": "2", "images": 4}, {"label": "5", "images": 4}]
+    assert dataset["classes"] == [{"label": "5", "images": 4}, {"label": "zwei ü", "images": 4}]
     assert dataset["skipped"] == {}
 
 
@@ -237,9 +240,33 @@ def test_a_setting_the_server_refuses_is_marked(service: Service, browser: Any) 
         assert problem["errors"][0]["message"] in page.locator(".notice.bad").inner_text()
 
 
+def test_many_classes_stay_readable(service: Service, browser: Any) -> None:
+    """Seventy classes: the cards come in parts, matrix and geometry show some of them and say so."""
+    entries = {f"{n:02}/{i}.png": png(seed=100 * n + i) for n in range(70) for i in range(4)}
+    with at(browser, service) as seen:
+        page = seen.page
+        send_zip(page, zipped(entries), "many.zip")
+        until(page, "document.querySelectorAll('.class-card').length === 60")
+        until(
+            page, "[...document.querySelectorAll('.class-card')].every(one => one.querySelectorAll('img').length === 4)"
+        )
+        page.get_by_role("button", name="Show 10 more of 70 classes").click()
+        until(page, "document.querySelectorAll('.class-card').length === 70")
+        until(
+            page, "[...document.querySelectorAll('.class-card')].every(one => one.querySelectorAll('img').length === 4)"
+        )
+        last = page.locator(".class-card").last
+        assert {one.get_attribute("alt") for one in last.locator("img").all()} == {f"69/{i}.png" for i in range(4)}
+        start_tuning(page, {"epochs": 1, "views": 1})
+        page.locator("#confusion").wait_for()
+        assert page.locator(".confusion tbody tr").count() == 24
+        assert page.locator(".plane .dot").count() == 24
+        page.locator("main").get_by_text("24 of 70 classes are shown, spread evenly: 00, 02, 05,").wait_for()
+
+
 def test_what_is_not_there_is_said(service: Service, browser: Any) -> None:
     with at(browser, service, "#/models/model_00000000000000000000000000") as seen:
         seen.page.locator(".notice.bad").wait_for(timeout=PATIENCE_MS)
         assert heading(seen.page).inner_text() == "This cannot be shown"
-        seen.page.goto(f"{service.url}/#/nowhere")
+        seen.page.goto(f"{service.url}/#/nowhere/%")
         seen.page.locator("main").get_by_text("There is no such page").wait_for()

@@ -1,18 +1,20 @@
 // The API key: kept for this tab, or in this browser where the person wants that. Asked for when the server wants one.
 
 import { h, put } from "./dom.js";
+import { memory } from "./memory.js";
 
 const NAME = "npt-key";
+const [forTab, forBrowser] = [memory("sessionStorage"), memory("localStorage")];
 let asking = null;
 
 export function storedKey() {
-  return sessionStorage.getItem(NAME) ?? localStorage.getItem(NAME);
+  return forTab.get(NAME) ?? forBrowser.get(NAME);
 }
 
 function store(key, remember) {
-  sessionStorage.removeItem(NAME);
-  localStorage.removeItem(NAME);
-  if (key) (remember ? localStorage : sessionStorage).setItem(NAME, key);
+  forTab.remove(NAME);
+  forBrowser.remove(NAME);
+  if (key) (remember ? forBrowser : forTab).set(NAME, key);
   showButton();
 }
 

@@ -21,6 +21,16 @@ export function foldersOf(files) {
   return found;
 }
 
+const MOST_BYTES = 2 ** 32 - 2 ** 20;
+const MOST_FILES = 65_534;
+
+/** Why files cannot be zipped here, or null: the plain format ends at 4 GiB and 65,534 files. */
+export function tooMuch(files) {
+  const bytes = files.reduce((sum, one) => sum + one.file.size, 0);
+  if (bytes < MOST_BYTES && files.length <= MOST_FILES) return null;
+  return "More than 4 GiB or 65,534 files are not zipped in a browser. Zip the folder with a program and drop the zip.";
+}
+
 /**
  * Zip files without holding more than a piece of one.
  * @param {{path: string, file: File}[]} files

@@ -5,10 +5,18 @@ import { problemNotice } from "./problem.js";
 
 let running = null;
 
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part; // half an escape; nothing is called that
+  }
+}
+
 /** `#/jobs/ID?x=1` as { parts: ["jobs", "ID"], query }. */
 export function whereabouts(hash = location.hash) {
   const [path, query = ""] = hash.replace(/^#\/?/, "").split("?");
-  return { parts: path.split("/").filter(Boolean).map(decodeURIComponent), query: new URLSearchParams(query) };
+  return { parts: path.split("/").filter(Boolean).map(decoded), query: new URLSearchParams(query) };
 }
 
 /** Go somewhere; `replace` leaves no step to come back to. */

@@ -1,6 +1,9 @@
 // Light, dark, or what the system says. The choice stays in this browser.
 
+import { memory } from "./memory.js";
+
 const KEY = "npt-theme";
+const kept = memory("localStorage");
 const ORDER = ["system", "light", "dark"];
 const listeners = new Set();
 
@@ -30,10 +33,10 @@ export function startTheme(button) {
     const next = ORDER[(ORDER.indexOf(current()) + 1) % ORDER.length];
     if (next === "system") {
       delete document.documentElement.dataset.theme;
-      localStorage.removeItem(KEY);
+      kept.remove(KEY);
     } else {
       document.documentElement.dataset.theme = next;
-      localStorage.setItem(KEY, next);
+      kept.set(KEY, next);
     }
     show(button);
     changed();

@@ -86,7 +86,7 @@ export function classCards(dataset) {
       list.append(drawn.element);
     }
     const left = dataset.classes.length - made;
-    put(rest, left > 0 && actionButton(`Show ${Math.min(left, AT_FIRST)} more of ${count(left, "class", "classes")}`, () => grow(AT_FIRST), { fail: (error) => showProblem(rest, error) }));
+    put(rest, left > 0 && actionButton(`Show ${Math.min(left, AT_FIRST)} more of ${dataset.classes.length} classes`, () => grow(AT_FIRST), { fail: (error) => showProblem(rest, error) }));
     await fill(from, made);
   }
 

@@ -2,7 +2,7 @@
 
 import { announce, given, h, put } from "../dom.js";
 import { bytes, count } from "../format.js";
-import { foldersOf, isUseful, pack } from "../pack.js";
+import { foldersOf, isUseful, pack, tooMuch } from "../pack.js";
 import { showProblem } from "../problem.js";
 import { upload } from "../upload.js";
 
@@ -47,6 +47,12 @@ export function receiver(done) {
 
   async function zipAndSend() {
     const files = pile;
+    const refusal = tooMuch(files);
+    if (refusal !== null) {
+      pile = [];
+      showProblem(element, Object.assign(new Error(), { problem: { title: "The folder is too large", detail: refusal } }));
+      return;
+    }
     const { progress, text, signal } = bar("Zipping the pictures");
     let blob;
     try {
