@@ -59,7 +59,7 @@ def test_what_is_no_picture_is_not_sent(service: Service, browser: Any) -> None:
         notice.wait_for()
         assert "There is no picture in it" in notice.inner_text()
         assert "letter.docx" in notice.inner_text()
-        assert not any("/datasets" in url for url in seen.requests)
+        assert not any(url.startswith(f"{service.url}/datasets") for url in seen.requests)
 
 
 def test_a_picture_from_the_camera(service: Service, browser: Any, model: str) -> None:
@@ -73,7 +73,9 @@ def test_a_picture_from_the_camera(service: Service, browser: Any, model: str) -
 
 
 def test_no_camera_is_said(service: Service, browser: Any, model: str) -> None:
-    none = "navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('none', 'NotFoundError'))"
+    none = """() => {
+        navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('none', 'NotFoundError'));
+    }"""
     with at(browser, service, f"#/models/{model}") as seen:
         page = seen.page
         page.locator("#try").wait_for()

@@ -27,7 +27,7 @@ export function framePlane() {
         line: s("line", { class: "gap", x1: x, y1: -y }),
         ring: s("circle", { class: "ring", cx: x, cy: -y, r: 0.055 }),
         dot: s("circle", { class: "dot", r: 0.045 }),
-        name: m <= NAMED && s("text", { x: 1.1 * x, y: -1.1 * y + 0.035, "text-anchor": anchor }, name),
+        name: m <= NAMED && s("text", { x: 1.24 * x, y: -1.2 * y + 0.035, "text-anchor": anchor }, name),
       };
     });
     element.replaceChildren(outline, ...marks.flatMap((one) => [one.line, one.ring, one.name].filter(Boolean)), ...marks.map((one) => one.dot));

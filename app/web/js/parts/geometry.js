@@ -55,7 +55,7 @@ export function geometryView(labels) {
       h("figure", {}, h("h3", {}, "Directions in a plane of the frame"), plane.element,
         h("figcaption", {}, "Rings: the corners of a simplex frame, where all classes are equally far apart. Dots: the class directions, turned onto it as well as they fit.")),
       h("figure", {}, h("h3", {}, "Cosine of each pair"), map.element,
-        h("figcaption", {}, h("span", { class: "key one" }, "nearer to each other than in a frame"), " ", h("span", { class: "key two" }, "further apart"), " Pale is as it should be."))),
+        h("figcaption", {}, h("span", { class: "key one" }, "nearer to each other than in a frame"), " ", h("span", { class: "key two" }, "further apart"), "; pale is as it should be."))),
     h("div", { class: "moments" }, h("label", { for: id }, "Moment"), slider, title), numbers, part);
 
   return {
