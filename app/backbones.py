@@ -61,6 +61,10 @@ class Backbones:
 
         return {spec.name: spec for spec in map(parse_backbone, self._settings.backbone_entries)}
 
+    async def known(self) -> Mapping[str, BackboneSpec]:
+        """The configured backbones; the first time in a thread, see `specs`."""
+        return self.specs if "specs" in self.__dict__ else await to_thread.run_sync(lambda: self.specs)
+
     async def get(self, name: str | None = None) -> Loaded:
         """A backbone of this server, loaded; the first one for None.
 
@@ -68,7 +72,7 @@ class Backbones:
             UnknownBackboneError: It is not configured here.
             BackboneError: It cannot be loaded.
         """
-        specs = await to_thread.run_sync(lambda: self.specs)
+        specs = await self.known()
         name = next(iter(specs)) if name is None else name
         if name not in specs:
             raise UnknownBackboneError(f"This server has no backbone {name[:100]!r}; it has {', '.join(specs)}.")
@@ -129,7 +133,7 @@ class Backbones:
             Problem: 409, there is none; the detail names what was looked for and what is here.
             BackboneError: The one of that name cannot be loaded.
         """
-        specs = await to_thread.run_sync(lambda: self.specs)
+        specs = await self.known()
         for here in sorted(specs, key=lambda one: one != name):
             if self._fingerprints.get(here, fingerprint) != fingerprint:
                 continue
@@ -212,7 +216,7 @@ class Backbones:
 
     async def describe(self) -> list[dict[str, Any]]:
         """Every configured backbone; those in memory in full."""
-        specs = await to_thread.run_sync(lambda: self.specs)
+        specs = await self.known()
         found = []
         for number, (name, spec) in enumerate(specs.items()):
             loaded = self._cache.peek(name)

@@ -47,7 +47,12 @@ def context_of(request: Request) -> Context:
     return context
 
 
-Ctx = Annotated[Context, Depends(context_of)]
+async def _context(request: Request) -> Context:
+    """As `context_of`; async, because FastAPI hands every other dependency to a thread, which costs more than this."""
+    return context_of(request)
+
+
+Ctx = Annotated[Context, Depends(_context)]
 
 
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -47,6 +47,13 @@ class FeedbackDesk:
         self._thread = threading.Thread(target=self._loop, name="feedback", daemon=True)
         self._thread.start()
 
+    def wants_none(self, answers: Iterable[Answered]) -> bool:
+        """Whether it is known without a look at the disk that `offer` would take nothing of these answers."""
+        now = time.monotonic()
+        models = [answer.model for answer in answers if answer.model != ZERO_SHOT]
+        known = [self._known.get(model) for model in models]
+        return all(one is not None and one.until >= now and not one.settings.enabled for one in known)
+
     def offer(self, pictures: Sequence[Picture], answers: Iterable[Answered]) -> None:
         """Take what its model wants of what was answered; reads a small file at most once a second and model."""
         for answer in answers:

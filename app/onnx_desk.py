@@ -89,7 +89,7 @@ class OnnxDesk:
     async def _refuse(self, record: ModelRecord) -> None:
         """Say at once what can be said without making anything."""
         await to_thread.run_sync(_refuse, record)
-        specs = await to_thread.run_sync(lambda: self._backbones.specs)
+        specs = await self._backbones.known()
         if record.backbone not in specs:
             raise Problem(
                 "backbone-not-configured",

@@ -138,7 +138,7 @@ class Plans:
 
     async def by_backbone(self, question: Question) -> dict[str, list[Asked]]:
         """The models of a question by the backbone they need, each once."""
-        first = next(iter(await to_thread.run_sync(lambda: self._backbones.specs)))
+        first = next(iter(await self._backbones.known()))
         groups: dict[str, list[Asked]] = {}
         for name in dict.fromkeys(question.models):
             asked = Asked(name) if name == ZERO_SHOT else await self._find(name)

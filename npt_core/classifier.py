@@ -56,6 +56,9 @@ class Classifier:
         memory: What is remembered of the images it was tuned on, see `continual.memory`; None where nothing is.
     """
 
+    computes_here = False
+    """Its answers may wait for an accelerator."""
+
     def __init__(
         self,
         method: Method,

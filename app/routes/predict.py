@@ -102,7 +102,8 @@ async def predict(context: Ctx, request: Request) -> Predictions | ManyPredictio
                 )
         question = parse_question(form, context.settings.max_labels)
         answers = await context.inference.predict(pictures, question)
-        if question.labels is None:  # how sure a model is among other names says nothing about it
+        # How sure a model is among other names says nothing about it.
+        if question.labels is None and not context.feedback.wants_none(answers):
             await in_thread(context.feedback.offer, pictures, answers)
     filenames = [picture.filename for picture in pictures]
     refuse_if_all_failed(filenames, [one if isinstance(one, NPTError) else None for one in answers[0].pictures])

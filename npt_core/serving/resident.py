@@ -61,7 +61,7 @@ def load_resident(folder: Path | str, backbone: Backbone) -> Resident | Classifi
     return Resident(
         Manner.of(manifest, labels),
         backbone.with_resize(resize_of(manifest)),
-        checked_text(text, len(labels), backbone.d).to(backbone.device),
+        checked_text(text, len(labels), backbone.d),
         whole=lambda: Classifier.load(folder, backbone, story=False),
         refusal=found.method.refuses_new_classes(found.config),
     )
@@ -73,21 +73,26 @@ def keep_resident(classifier: Classifier, whole: Callable[[], Classifier]) -> Re
     if text is None:
         return classifier
     manner = Manner.of(classifier.manifest, classifier.labels)
-    return Resident(manner, classifier.backbone, text, whole=whole, refusal=classifier.new_classes_refusal())
+    return Resident(manner, classifier.backbone, text.cpu(), whole=whole, refusal=classifier.new_classes_refusal())
 
 
 class Resident:
-    """A classifier of text features alone; answers as the whole `Classifier` does, to the bit.
+    """A classifier of text features alone; on the CPU it answers as the whole `Classifier` does, to the bit.
+
+    It computes on the CPU wherever the towers are: a product this small would wait in an accelerator's queue behind the
+    pictures of others, and thousands of classifiers leave its memory alone.
 
     Args:
         manner: Its labels and how logits become answers.
         backbone: Whose image features it takes.
-        text: (K, d) unit-norm text features of its own classes.
+        text: (K, d) unit-norm text features of its own classes; CPU.
         whole: Gives the classifier with everything it learned, from its file.
         refusal: Why it takes no other names than its own, or None.
     """
 
     needs_pixels = needs_tokens = False
+    computes_here = True
+    """Answers among its own classes are a small product on the CPU."""
 
     def __init__(
         self, manner: Manner, backbone: Backbone, text: Tensor, *, whole: Callable[[], Classifier], refusal: str | None
@@ -160,7 +165,7 @@ class Resident:
         if images.dim() != 2 or images.shape[1] != self.backbone.d:
             raise ConfigError(f"It predicts on (B, {self.backbone.d}) features; got shape {tuple(images.shape)}.")
         text, plain = self._words(None if labels is None or columns is not None else names)
-        images = images.to(self.backbone.device)
+        images = images.cpu()
         # In the order of `Method.logits`, so that the last bits agree.
         scale = float(self.backbone.logit_scale)
         logits, cosines = scale * images @ text.t(), images @ text.t()
@@ -183,7 +188,8 @@ class Resident:
         if names is not None and self._refusal is not None:
             # The whole classifier says the same in more words; it need not be read for that.
             raise IncompatibleError(f"This classifier cannot take other class names: {self._refusal}.")
-        text, plain = self._whole().text_for(self.labels if names is None else names)
+        found = self._whole().text_for(self.labels if names is None else names)
+        text, plain = found[0].cpu(), None if found[1] is None else found[1].cpu()
         with self._lock:
             if names is None:
                 self._own = (self._own[0], plain)
