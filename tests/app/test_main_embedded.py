@@ -19,6 +19,9 @@ from tests.support.processes import family, wait_gone
 from tests.support.service import ROOT, Service, running_service, wait_for
 from tests.support.zips import classes, write_zip
 
+KEPT = {"broker.log", "service.lock", "locks", "swept", "usage.json"}
+"""What a service that has ended leaves in DATA/run: a log, locks nobody holds, when it was swept, how large it was."""
+
 
 def run_app(timeout_s: float = 60, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run `python -m app` where it is expected to end by itself."""
@@ -116,7 +119,7 @@ def test_kill_9_leaves_nothing_the_folder_serves_again_and_ctrl_c_leaves_nothing
         wait_gone(members)
         with pytest.raises(httpx.TransportError):
             again.client.get("/livez")
-    assert {path.name for path in (data / "run").iterdir()} - {"broker.log", "service.lock", "locks", "swept"} == set()
+    assert {path.name for path in (data / "run").iterdir()} - KEPT == set()
     assert "does not stop" not in again.log.read_text()
 
 
