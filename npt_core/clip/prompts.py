@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import torch
@@ -59,8 +61,33 @@ def in_chunks(run: Callable[..., torch.Tensor], inputs: tuple[torch.Tensor, ...]
     if chunk is None or chunk >= total:
         return run(*inputs)
     again = torch.is_grad_enabled()
+    on_cpu = inputs[-1].device.type == "cpu"
+
+    def one(*piece: torch.Tensor) -> torch.Tensor:
+        if on_cpu:
+            _give_back()
+        return run(*piece)
+
     pieces = []
     for part in range(math.ceil(total / chunk)):
         piece = tuple(t[part * chunk : (part + 1) * chunk] for t in inputs)
-        pieces.append(checkpoint(run, *piece, use_reentrant=False, preserve_rng_state=False) if again else run(*piece))
+        pieces.append(checkpoint(one, *piece, use_reentrant=False, preserve_rng_state=False) if again else one(*piece))
     return torch.cat(pieces)
+
+
+@cache
+def _trim() -> Callable[[int], int] | None:
+    """Glibc's `malloc_trim`; None with another C library."""
+    trim: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    return trim
+
+
+def _give_back() -> None:
+    """Give the system back what is free between the heap's blocks.
+
+    A piece leaves holes that the next one does not fill: without this the second of two pieces of 1,000 prompts takes
+    half as much memory again.
+    """
+    trim = _trim()
+    if trim is not None:
+        trim(0)
