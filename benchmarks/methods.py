@@ -26,16 +26,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.shapes import VIT_B_16, random_backbone
 from benchmarks.straightforward import Straight
 from npt_core.clip.backbone import Backbone
 from npt_core.clip.tokens import ClassPrompt
 from npt_core.methods import ImageBatch, ImageInput, get_method
 
-SHAPES: dict[str, dict[str, Any]] = {
-    "vision_cfg": {"image_size": 224, "layers": 12, "width": 768, "patch_size": 16},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12},
-}
-TINY: dict[str, dict[str, Any]] = {
+TINY: dict[str, Any] = {
+    "embed_dim": 32,
+    "quick_gelu": True,
     "vision_cfg": {"image_size": 32, "layers": 3, "width": 64, "patch_size": 8},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 3},
 }
@@ -67,14 +66,6 @@ CASES = (
     Case("DPT", "dpt", 4, {"candidates": 5}),
     Case("APT", "apt", 4, {}),
 )
-
-
-def build(shapes: dict[str, dict[str, Any]]) -> Backbone:
-    from open_clip.model import CLIP
-
-    torch.manual_seed(0)
-    config = {"embed_dim": 512 if shapes is SHAPES else 32, "quick_gelu": True, **shapes}
-    return Backbone.from_model(CLIP(**config), config, name="ViT-B-16", precision="fp32")
 
 
 class Sides:
@@ -193,7 +184,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tiny", action="store_true", help="small towers, to try the script out")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
-    backbone = build(TINY if args.tiny else SHAPES)
+    backbone = random_backbone(TINY if args.tiny else VIT_B_16)
     load = os.getloadavg()[0]
     print(f"ViT-B/16 shapes, {args.classes} classes, {args.threads} threads of {os.cpu_count()} cores, load {load:.1f}")
     row: Callable[..., str] = "{:>12} {:>6} {:>11} {:>8} {:>7} {:>7} {:>13} {:>9} {:>9} {:>9}".format
