@@ -20,10 +20,10 @@ from typing import Any
 
 from PIL import Image
 
-from benchmarks.http.judging import judge
-from benchmarks.http.load import Load, Outcome, run
-from benchmarks.http.pictures import write_pictures
-from benchmarks.http.service import Service, running
+from benchmarks.over_http.judging import judge
+from benchmarks.over_http.load import Load, Outcome, run
+from benchmarks.over_http.pictures import write_pictures
+from benchmarks.over_http.service import Service, running
 
 MODELS, CLASSES, SHOTS = 1_000, 10, 16
 CLIENTS, ROUNDS, SECONDS = 16, 5, 4.0

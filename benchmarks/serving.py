@@ -23,10 +23,10 @@ from typing import Any
 
 import psutil
 
-from benchmarks.http.judging import judge
-from benchmarks.http.load import Load, Outcome, run
-from benchmarks.http.pictures import write_pictures
-from benchmarks.http.service import Service, random_checkpoint, running
+from benchmarks.over_http.judging import judge
+from benchmarks.over_http.load import Load, Outcome, run
+from benchmarks.over_http.pictures import write_pictures
+from benchmarks.over_http.service import Service, random_checkpoint, running
 
 NAMES = [f"a {word}" for word in ("cat", "dog", "car", "tree", "ship", "bird", "frog", "horse", "plane", "truck")]
 FIELDS = [{"model": "zero-shot", "labels": json.dumps(NAMES)}]

@@ -55,8 +55,8 @@ class PreprocessConfig:
     def transform(self) -> Callable[[Image.Image], torch.Tensor]:
         """From an RGB picture to (3, H, W) float32: open_clip's own numbers, bit for bit.
 
-        Its last two steps are done in numpy. Torch's would start a team of threads for each picture in every thread that
-        decodes, which takes several times as long and holds up the model's own threads.
+        Its last two steps are done in numpy: torch's start a team of threads for each picture, in every thread that
+        decodes, beside the model's own.
         """
         whole = image_transform_v2(PreprocessCfg(**asdict(self)), is_train=False)
         *fitting, to_tensor, normalize = whole.transforms

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from app.settings import AppSettings
-from benchmarks.http.load import Load, Outcome, run
-from benchmarks.http.pictures import write_pictures
+from benchmarks.over_http.load import Load, Outcome, run
+from benchmarks.over_http.pictures import write_pictures
 from tests.support.api import Api, running_api, store_model, write_towers
 from tests.support.redis_server import RedisServer
 

@@ -1,6 +1,6 @@
 """Clients in a process of their own, on threads, with bodies made beforehand: as little work as a client can do.
 
-Called as `python -m benchmarks.http.load`, it reads one JSON object from standard input (see `Load`) and writes one:
+Called as `python -m benchmarks.over_http.load`, it reads one JSON object from standard input (see `Load`), writes one:
 for each request the client's number, when it was sent, how long it took and its status.
 """
 
@@ -81,7 +81,7 @@ class Outcome:
 def run(load: Load) -> Outcome:
     """Have a process of its own do it."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.http.load"],
+        [sys.executable, "-m", "benchmarks.over_http.load"],
         input=json.dumps(asdict(load)).encode(),
         stdout=subprocess.PIPE,
         cwd=ROOT,
