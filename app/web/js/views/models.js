@@ -50,7 +50,7 @@ async function aliases(place, titles) {
       }, { fail, class: "danger", "aria-label": `Delete the alias ${one.alias}` })));
   put(place, h("h2", { id: "aliases-title" }, "Aliases"), problemPlace,
     items.length === 0 ? h("p", { class: "quiet" }, "None yet. “Publish” on a model's page makes one: a name that you move to the next version, and back.")
-      : h("div", { class: "scroll", tabindex: "0", role: "region", "aria-labelledby": "aliases-title" }, h("table", { class: "listing" },
+      : h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "List of aliases" }, h("table", { class: "listing" },
         h("thead", {}, h("tr", {}, ["Alias", "Model", "Before", "Moved"].map((text) => h("th", { scope: "col" }, text)), h("th", { scope: "col" }, h("span", { class: "sr-only" }, "Actions")))),
         h("tbody", {}, items.map(row)))));
 }
