@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import Request, Response
@@ -59,3 +59,29 @@ def source_faults(form: Form, upload: Upload | None, fields: Sequence[str]) -> l
     elif upload is not None and dataset_id is not None:
         faults.append(Fault("dataset_id", "cannot be combined with `dataset`; send one of the two"))
     return faults
+
+
+def dataset_form(
+    properties: Mapping[str, Any],
+    examples: Mapping[str, Any],
+    required: Sequence[str] = (),
+    required_stored: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Describe, for OpenAPI, a form that brings a zip as `dataset`, or names a stored data set and needs no file.
+
+    Args:
+        properties: Schema of every field, `dataset` among them.
+        examples: Of the form with a file, by name.
+        required: Fields that it must have.
+        required_stored: Fields that it must have where it brings no file.
+    """
+
+    def schema(fields: Mapping[str, Any], needed: Sequence[str]) -> dict[str, Any]:
+        return {"type": "object", **({"required": list(needed)} if needed else {}), "properties": dict(fields)}
+
+    stored = {key: value for key, value in properties.items() if key != "dataset"}
+    content = {
+        "multipart/form-data": {"schema": schema(properties, required), "examples": dict(examples)},
+        "application/x-www-form-urlencoded": {"schema": schema(stored, required_stored)},
+    }
+    return {"requestBody": {"required": True, "content": content}}

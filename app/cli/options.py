@@ -51,6 +51,11 @@ DataDir = Annotated[
         "--data-dir", envvar="NPT_DATA_DIR", metavar="FOLDER", help="Folder of everything durable; ./data by default."
     ),
 ]
+LOCAL = "Without a server"
+Device = Annotated[
+    str | None,
+    typer.Option("--device", envvar="NPT_DEVICE", help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=LOCAL),
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
 
 

@@ -11,7 +11,7 @@ import typer
 from app.cli.connection import connected
 from app.cli.exits import FAILED, usage
 from app.cli.local import saved_here
-from app.cli.options import DEFAULT_URL, Json, Key, Url
+from app.cli.options import DEFAULT_URL, LOCAL, Device, Json, Key, Url
 from app.cli.output import emit, note, table
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 AT_ONCE = 64
 """Images in one request: what a server takes by default."""
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif"})
-LOCAL = "Without a server"
 
 Row = dict[str, Any]
 
@@ -41,10 +40,7 @@ def predict(
     backbone: Annotated[
         str | None, typer.Option(help="Of a classifier here, where it is no published one.", rich_help_panel=LOCAL)
     ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(envvar="NPT_DEVICE", help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=LOCAL),
-    ] = None,
+    device: Device = None,
     url: Url = DEFAULT_URL,
     key: Key = None,
     as_json: Json = False,

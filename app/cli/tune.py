@@ -12,12 +12,11 @@ import typer
 from app.cli.connection import connected
 from app.cli.exits import CommandError, usage
 from app.cli.jobs import ended
-from app.cli.options import DEFAULT_URL, Json, Key, Url
+from app.cli.options import DEFAULT_URL, LOCAL, Device, Json, Key, Url
 from app.cli.output import emit, note, say
 from app.cli.watch import follow, ways
 
 SETTINGS = "Settings of the tuning"
-LOCAL = "Without a server"
 
 
 def _setting(words: str, **more: Any) -> Any:
@@ -59,10 +58,7 @@ def tune(
         Path | None,
         typer.Option("--output", "-o", metavar="FOLDER", help="Where the classifier goes.", rich_help_panel=LOCAL),
     ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(envvar="NPT_DEVICE", help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=LOCAL),
-    ] = None,
+    device: Device = None,
     url: Url = DEFAULT_URL,
     key: Key = None,
     as_json: Json = False,

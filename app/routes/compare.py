@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Request, Response, Security
 from fastapi.responses import JSONResponse
 
-from app.accepting import ACCEPTED, accepted, source_faults
+from app.accepting import ACCEPTED, accepted, dataset_form, source_faults
 from app.auth import TUNE, Caller, authorize
 from app.comparison_schemas import Comparison
 from app.context import Context, Ctx, in_thread
@@ -67,26 +67,12 @@ _PROPERTIES: dict[str, Any] = {
         "description": "Images that one of the models was tuned on: nobody is judged on them, or everybody is.",
     },
 }
-_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {"type": "object", "required": ["model"], "properties": _PROPERTIES},
-                "examples": {
-                    "two": {"summary": "Two models", "value": {"dataset": FILE, "model": [MODEL_ID, "champion"]}},
-                },
-            },
-            "application/x-www-form-urlencoded": {
-                "schema": {
-                    "type": "object",
-                    "required": ["model", "dataset_id"],
-                    "properties": {key: value for key, value in _PROPERTIES.items() if key != "dataset"},
-                }
-            },
-        },
-    }
-}
+_BODY = dataset_form(
+    _PROPERTIES,
+    {"two": {"summary": "Two models", "value": {"dataset": FILE, "model": [MODEL_ID, "champion"]}}},
+    required=("model",),
+    required_stored=("model", "dataset_id"),
+)
 
 
 @router.post(

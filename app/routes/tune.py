@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response, Security
 
-from app.accepting import ACCEPTED, accepted, source_faults
+from app.accepting import ACCEPTED, accepted, dataset_form, source_faults
 from app.auth import TUNE, Caller, authorize
 from app.context import Ctx, in_thread
 from app.examples import FILE
@@ -44,29 +44,16 @@ _PROPERTIES: dict[str, Any] = {
     },
     "name": {"type": "string", "maxLength": MAX_NAME, "description": "What the model shall be called."},
 }
-_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {"type": "object", "properties": _PROPERTIES},
-                "examples": {
-                    "zip": {"summary": "Defaults", "value": {"dataset": FILE, "name": "digits"}},
-                    "config": {
-                        "summary": "With a config",
-                        "value": {"dataset_id": DATASET_ID, "config": _EXAMPLE_CONFIG, "name": "digits"},
-                    },
-                },
-            },
-            "application/x-www-form-urlencoded": {
-                "schema": {
-                    "type": "object",
-                    "properties": {key: value for key, value in _PROPERTIES.items() if key != "dataset"},
-                }
-            },
+_BODY = dataset_form(
+    _PROPERTIES,
+    {
+        "zip": {"summary": "Defaults", "value": {"dataset": FILE, "name": "digits"}},
+        "config": {
+            "summary": "With a config",
+            "value": {"dataset_id": DATASET_ID, "config": _EXAMPLE_CONFIG, "name": "digits"},
         },
-    }
-}
+    },
+)
 
 
 @router.post(
