@@ -39,6 +39,7 @@ from npt_core.errors import (
     PromptError,
     UnsupportedBackboneError,
 )
+from npt_core.plainjson import read_plain
 from npt_core.tensorfile import check_tensors
 
 if TYPE_CHECKING:
@@ -340,18 +341,15 @@ def _check_marks(files: Mapping[str, bytes], marks: Mapping[str, Mapping[str, An
 
 def _checked_json(data: bytes, name: str, look: Any) -> dict[str, Any]:
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise _refusal("The exported model cannot be read", [Fault(name, f"is not JSON ({_why(error)})")]) from error
+        value = read_plain(data)
+    except ValueError as error:
+        fault = Fault(name, f"is not JSON that can be used ({shown(str(error), 100)})")
+        raise _refusal("The exported model cannot be read", [fault]) from error
     faults = [Fault(f"{name}: {fault.path}" if fault.path else name, fault.message) for fault in look(value)]
     if faults:
         raise _refusal("The exported model cannot be used", faults)
     found: dict[str, Any] = value
     return found
-
-
-def _why(error: Exception) -> str:
-    return shown(error.msg, 100) if isinstance(error, json.JSONDecodeError) else type(error).__name__
 
 
 def _refusal(what: str, faults: list[Fault]) -> BundleError:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from itertools import islice
 from typing import Any
 
 from anyio import to_thread
@@ -20,13 +21,18 @@ from app.problems import Problem
 from app.routes.answers import DatasetId, problems
 from app.routes.datasets import FILENAME, TuningCaller, WithAudit, with_audit
 from app.uploads import Upload
+from npt_core.data.faults import MAX_LISTED
+from npt_core.data.names import shown
 from npt_core.errors import Fault
+from npt_core.plainjson import read_plain
 from worker.logs import log_change
 from worker.records import DatasetRecord
 
 router = APIRouter(tags=["data sets"], dependencies=[Security(authorize, scopes=[TUNE])])
 
 MAX_EDIT_BYTES = 16 * 1024 * 1024
+MAX_EDIT_VALUES = 1_000_000
+_LOOKS_LIKE = 'The edit is not accepted; it looks like {"remove": ["a.png"], "relabel": {"b.png": "cat"}}.'
 FIELDS = ("edit", "file")
 JSON = "application/json"
 
@@ -113,10 +119,10 @@ async def get_change(context: Ctx, dataset_id: DatasetId) -> DatasetChange:
 async def _received(context: Context, request: Request) -> AsyncIterator[tuple[DatasetEdit, Upload | None]]:
     """The edit, and the zip to add where one was sent; the zip is gone when the block ends."""
     if media_type(request) == JSON:
-        yield parse_edit(await _json_body(context, request)), None
+        yield await in_thread(parse_edit, await _json_body(context, request)), None
         return
     async with context.uploads.receive(request, "file") as (form, upload):
-        yield _edit_of_form(form, upload), upload
+        yield await in_thread(_edit_of_form, form, upload), upload
 
 
 async def _json_body(context: Context, request: Request) -> str:
@@ -152,12 +158,14 @@ def parse_edit(text: str) -> DatasetEdit:
         Problem: 400 where it is no JSON, 422 with every fault where it is no edit.
     """
     try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        where = f" ({error.msg} at character {error.pos})" if isinstance(error, json.JSONDecodeError) else ""
-        raise Problem("malformed-request", f"The edit is not JSON{where}.") from None
+        data = read_plain(text, max_values=MAX_EDIT_VALUES)
+    except ValueError as error:
+        raise Problem("malformed-request", f"The edit is not JSON that can be used ({error}).") from None
     if not is_text(json.dumps(data, ensure_ascii=False)):
         raise Problem("invalid-edit", "The edit holds half of a surrogate pair, which is no character.")
+    misfits = list(islice(_misfits(data), MAX_LISTED))
+    if misfits:
+        raise Problem("invalid-edit", _LOOKS_LIKE, misfits)
     try:
         return DatasetEdit.model_validate(data)
     except ValidationError as error:
@@ -165,5 +173,16 @@ def parse_edit(text: str) -> DatasetEdit:
             Fault(".".join(map(str, fault["loc"])) or "edit", fault["msg"])
             for fault in error.errors(include_url=False, include_input=False)
         ]
-        detail = 'The edit is not accepted; it looks like {"remove": ["a.png"], "relabel": {"b.png": "cat"}}.'
-        raise Problem("invalid-edit", detail, faults) from None
+        raise Problem("invalid-edit", _LOOKS_LIKE, faults) from None
+
+
+def _misfits(data: Any) -> Iterator[Fault]:
+    """Entries that are no text. A model would list a million of them before anybody can say that it is enough."""
+    edit = data if isinstance(data, dict) else {}
+    remove, relabel = edit.get("remove"), edit.get("relabel")
+    for number, one in enumerate(remove if isinstance(remove, list) else ()):
+        if not isinstance(one, str):
+            yield Fault(f"remove.{number}", "must be the path or the SHA-256 of an image")
+    for name, label in (relabel if isinstance(relabel, dict) else {}).items():
+        if not isinstance(label, str):
+            yield Fault(f"relabel.{shown(name, 200)}", "must be a label, which is text")

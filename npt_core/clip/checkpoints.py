@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle  # noqa: S403 - only for the name of its error
+import pickle  # noqa: S403, TID251 - only for the name of its error
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -73,9 +73,9 @@ def _read(path: Path) -> Mapping[str, Any]:
         with zipfile.ZipFile(path) as archive:
             scripted = any(name.endswith("/constants.pkl") for name in archive.namelist())
         if scripted:
-            scripted_model = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+            scripted_model = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call] # noqa: TID251
             return cast("Mapping[str, Any]", scripted_model.state_dict())
-    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    loaded = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251 - a file the operator names
     if not isinstance(loaded, Mapping):
         raise ValueError(f"it holds a {type(loaded).__name__}, not a state dict")
     return loaded

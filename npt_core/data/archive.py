@@ -243,7 +243,7 @@ def _over_limit_error(verdict: Verdict) -> ArchiveError:
 
 def _trusting_limits() -> Limits:
     huge = 2**62
-    return Limits(huge, huge, huge, huge, float("inf"), huge, huge, huge)
+    return Limits(huge, huge, huge, huge, float("inf"), huge, huge, huge, huge)
 
 
 def _read_directory(path: Path, limits: Limits) -> tuple[list[Record], int]:

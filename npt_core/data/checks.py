@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 from npt_core.data.directory import UTF8_FLAG, Record
@@ -46,6 +47,8 @@ class Limits:
         ratio: Unpacked over packed size of one file, judged only above `ratio_from_bytes` unpacked: small flat
             pictures shrink a great deal and harm nobody.
         ratio_from_bytes: See `ratio`.
+        sum_ratio_from_bytes: From this unpacked size of all files on, the ratio of the archive as a whole is judged
+            too: a million small flat pictures harm as one large one does.
         directory_bytes: Size of the zip's directory.
         table_bytes: Size of one metadata, labels or classes file, which is read whole.
     """
@@ -56,6 +59,7 @@ class Limits:
     total_bytes: int = 8 * 1024**3
     ratio: float = 200.0
     ratio_from_bytes: int = 1_000_000
+    sum_ratio_from_bytes: int = 256 * 1024**2
     directory_bytes: int = 64 * 1024**2
     table_bytes: int = 64 * 1024**2
 
@@ -117,14 +121,37 @@ def check_records(records: Sequence[Record], limits: Limits, directory_offset: i
                 continue
             paths[key] = clean
         checked.append(Checked(clean, record, index, is_folder))
+    _both_file_and_folder(checked, paths, verdict.hostile)
     overlapping = _overlapping(records, directory_offset, verdict.hostile)
+    over = _sum_fault(records, limits)
+    if over is not None:
+        verdict.over_limit.add(ARCHIVE_PATH, over)
+    return [item for item in checked if item.position not in overlapping], verdict
+
+
+def _sum_fault(records: Sequence[Record], limits: Limits) -> str | None:
     total = sum(record.size for record in records)
     if total > limits.total_bytes:
-        verdict.over_limit.add(
-            ARCHIVE_PATH,
-            f"unpacks to {total:,} bytes; {limits.total_bytes:,} are accepted in all: send fewer or smaller pictures",
+        return f"unpacks to {total:,} bytes; {limits.total_bytes:,} are accepted in all: send fewer or smaller pictures"
+    packed = sum(record.compressed for record in records)
+    if total > limits.sum_ratio_from_bytes and total > limits.ratio * packed:
+        return (
+            f"unpacks to {total / max(packed, 1):,.0f} times its size; {limits.ratio:g} times is accepted from "
+            f"{limits.sum_ratio_from_bytes:,} bytes on: store the pictures as PNG or JPEG"
         )
-    return [item for item in checked if item.position not in overlapping], verdict
+    return None
+
+
+def _both_file_and_folder(checked: Sequence[Checked], files: Mapping[str, str], hostile: FaultLog) -> None:
+    """Report files that are the folder of another entry: no disk can hold both, and readers differ in which they take.
+
+    Sorted with NUL for the slash, which no name holds, what lies in a folder comes right behind the folder's own name.
+    """
+    names = [(key.replace("/", "\0"), False, path) for key, path in files.items()]
+    names += [(collision_key(one.path).replace("/", "\0"), True, one.path) for one in checked if one.is_folder]
+    for (key, is_folder, path), (after, _, other) in pairwise(sorted(names)):
+        if not is_folder and (after == key or after.startswith(f"{key}\0")):
+            hostile.add(shown(path), f"the name is that of a file and a folder (see {shown(other)}): rename one")
 
 
 def _name_fault(record: Record, name: str | None) -> str | None:

@@ -26,6 +26,9 @@ SPLIT_NAMES: Mapping[str, str] = {
 }
 TRAIN = "train"
 
+LINES_A_FILE = 4
+"""A table may have so many lines for each file that the archive may hold: captions of several lines, empty lines."""
+
 _METADATA = ("metadata.jsonl", "metadata.csv")
 _LABELS = "labels.csv"
 _CLASSES = "classes.json"
@@ -150,7 +153,8 @@ class _Reader:
         labels: dict[str, str] = {}
         conflicting: set[str] = set()
         for table, entry in entries:
-            rows, faults = parse_table(self._table_bytes(entry), entry.path, file_column=file_column)
+            data, most = self._table_bytes(entry), LINES_A_FILE * self.source.limits.entries
+            rows, faults = parse_table(data, entry.path, file_column=file_column, max_lines=most)
             self.faults.merge(faults)
             folder = table[: table.rfind("/") + 1]
             for row in rows:

@@ -57,6 +57,8 @@ def path_fault(name: str) -> str | None:
     fault = text_fault(name)
     if fault:
         return f"the name {fault}; rename the file"
+    if not clean_path(name) and not name.endswith("/"):
+        return "the name is empty; rename the file"
     if "\\" in name:
         return "the name has a backslash; folders in a zip are written with '/': make the zip with another program"
     if name.startswith("/"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -53,7 +54,7 @@ class FolderSource:
         self.root = Path(root)
         if not self.root.is_dir():
             raise DatasetError(f"{self.root} is not a folder. Give the folder that holds one folder a class.")
-        self.limits = Limits()
+        self.limits = Limits(entries=sys.maxsize)
         self.faults = FaultLog()
         entries: list[Entry] = []
         folders: list[str] = []

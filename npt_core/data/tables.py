@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -13,9 +14,16 @@ from npt_core.data.faults import FaultLog, plural
 from npt_core.data.labels import ClassInfo, prompt_name
 from npt_core.data.names import label_fault, nfc, shown, text_fault
 from npt_core.errors import DatasetError, Fault
+from npt_core.plainjson import read_plain
+
+MAX_LINES = 400_000
+MAX_LINE = 1024 * 1024
+"""Characters of one line of JSON: as objects it takes thirty times as much."""
 
 MAX_WORDS = 300
 MAX_PHRASINGS = 64
+
+_PIECE = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,23 +40,26 @@ def refuse(path: str, message: str) -> DatasetError:
     return DatasetError(f"{shown(path)}: {message}", [Fault(shown(path), message)])
 
 
-def parse_table(data: bytes, path: str, *, file_column: str) -> tuple[list[Row], FaultLog]:
+def parse_table(data: bytes, path: str, *, file_column: str, max_lines: int = MAX_LINES) -> tuple[list[Row], FaultLog]:
     """Parse a table of files and labels; JSON Lines when `path` ends in `.jsonl`, else CSV with a header.
 
     Args:
         data: The file's bytes, UTF-8 with or without a byte order mark.
         path: Its path in the archive, for messages.
         file_column: `file_name` (metadata) or `filename` (labels.csv); the other column is `label`.
+        max_lines: Most lines, empty and bad ones too: reading each takes its time.
 
     Returns:
         The usable rows, and the lines that are not: those concern single files and sink nothing.
 
     Raises:
-        DatasetError: Not UTF-8, not the format, columns missing, or no row at all.
+        DatasetError: Not UTF-8, not the format, columns missing, no row at all, or more than `max_lines`.
     """
-    text = _decode(data, path)
+    _check_utf8(data, path)
     faults = FaultLog()
-    records = _jsonl(text, path, faults) if path.lower().endswith(".jsonl") else _csv(text, path, file_column)
+    is_jsonl = path.lower().endswith(".jsonl")
+    lines = _lines(data, "\n" if is_jsonl else "", path, max_lines)
+    records = _jsonl(lines, path, faults) if is_jsonl else _csv(lines, path, file_column)
     rows: list[Row] = []
     seen = False
     for line, record in records:
@@ -70,11 +81,23 @@ def parse_table(data: bytes, path: str, *, file_column: str) -> tuple[list[Row],
     return rows, faults
 
 
-def _decode(data: bytes, path: str) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise refuse(path, f"is not UTF-8 text (byte {error.start:,}); save it as UTF-8") from error
+def _check_utf8(data: bytes, path: str) -> None:
+    """Decode a piece at a time and keep nothing: as one text it may take four times its bytes."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for start in range(0, len(data), _PIECE):
+        waiting = len(decoder.getstate()[0])
+        try:
+            decoder.decode(data[start : start + _PIECE], final=start + _PIECE >= len(data))
+        except UnicodeDecodeError as error:
+            at = start - waiting + error.start
+            raise refuse(path, f"is not UTF-8 text (byte {at:,}); save it as UTF-8") from error
+
+
+def _lines(data: bytes, newline: str, path: str, most: int) -> Iterator[str]:
+    for number, line in enumerate(io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline=newline), start=1):
+        if number > most:
+            raise refuse(path, f"has more than {most:,} lines; give one line a picture")
+        yield line
 
 
 def _check_columns(record: dict[str, Any], path: str, file_column: str) -> None:
@@ -96,9 +119,12 @@ def _label_text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _jsonl(text: str, path: str, faults: FaultLog) -> Iterator[tuple[int, dict[str, Any]]]:
-    for line, raw in enumerate(io.StringIO(text), start=1):
+def _jsonl(lines: Iterator[str], path: str, faults: FaultLog) -> Iterator[tuple[int, dict[str, Any]]]:
+    for line, raw in enumerate(lines, start=1):
         if not raw.strip():
+            continue
+        if len(raw) > MAX_LINE:
+            faults.add(f"{shown(path)}:{line}", f"the line is too long ({len(raw):,} characters of {MAX_LINE:,})")
             continue
         try:
             value = json.loads(raw)
@@ -112,8 +138,8 @@ def _jsonl(text: str, path: str, faults: FaultLog) -> Iterator[tuple[int, dict[s
             faults.add(f"{shown(path)}:{line}", "not a JSON object; one object a line is accepted")
 
 
-def _csv(text: str, path: str, file_column: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
+def _csv(lines: Iterator[str], path: str, file_column: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    reader = csv.reader(lines, skipinitialspace=True, strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
         if not header:
@@ -134,10 +160,11 @@ def parse_classes(data: bytes, path: str) -> dict[str, ClassInfo]:
     Raises:
         DatasetError: Not of that form; every fault is listed.
     """
+    _check_utf8(data, path)
     try:
-        value = json.loads(_decode(data, path))
-    except (ValueError, RecursionError) as error:
-        raise refuse(path, f"is not JSON ({shown(str(error))})") from error
+        value = read_plain(data)
+    except ValueError as error:
+        raise refuse(path, f"is not JSON that can be used ({shown(str(error))})") from error
     form = '{"folder": {"name": "words", "prompts": ["one phrasing", "another"]}}'
     if not isinstance(value, dict):
         raise refuse(path, f"is not a JSON object; the accepted form is {form}")

@@ -130,6 +130,15 @@ def test_every_route_has_a_row_and_every_row_a_route(guarded: Guarded) -> None:
     assert versioned == {row for row in ROWS if row[1] not in PAGES}
 
 
+def test_the_document_says_of_each_whether_it_needs_a_key(guarded: Guarded) -> None:
+    for path, operations in guarded.api.app.openapi()["paths"].items():
+        for method, operation in operations.items():
+            scope, _ = ROWS[method.upper(), path]
+            assert (operation["security"] == []) == (scope is PUBLIC), (method, path)
+            assert "401" in operation["responses"] or scope is PUBLIC, (method, path)
+            assert "403" in operation["responses"] or scope is PUBLIC, (method, path)
+
+
 @pytest.mark.parametrize("prefix", ["", "/v1"])
 @pytest.mark.parametrize("who", [NO_KEY, WRONG, EXPIRED, REVOKED, *SCOPES, CONFIGURED])
 def test_who_may_call_what(guarded: Guarded, who: str, prefix: str) -> None:

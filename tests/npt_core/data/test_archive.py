@@ -127,6 +127,35 @@ def test_duplicate_names_are_refused_up_to_case_and_accents(make_raw, first, sec
     assert "twice" in fault.message or "differs" in fault.message
 
 
+@pytest.mark.parametrize("name", ["", ".", "./.", ".//."])
+def test_a_file_without_a_name_is_refused(make_raw, name):
+    (fault,) = refused(make_raw(GOOD, RawEntry(name.encode(), b"x"))).faults
+    assert "the name is empty" in fault.message
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("cat/a", "cat/a/b.png"),
+        ("cat/a/b.png", "cat/a"),
+        ("cat/a", "cat/A/b/c.png"),
+        ("cat/a", "cat/a/"),
+        ("cat", "cat!/x", "cat/a/b/c.png"),
+        ("stra\u00dfe", "STRASSE/1.png"),
+    ],
+)
+def test_a_file_that_is_a_folder_too_is_refused(make_raw, names):
+    (fault,) = refused(make_raw(*(RawEntry(name.encode(), b"x") for name in names))).faults
+    assert fault.path == min(names, key=len)
+    assert "a file and a folder" in fault.message
+
+
+def test_names_that_begin_alike_are_no_folders_of_each_other(make_raw):
+    names = ["cat/a", "cat/a.png", "cat/ab/c.png", "cat/a!/d.png", "cat/"]
+    with SafeArchive.open(make_raw(*(RawEntry(name.encode(), b"x") for name in names))) as archive:
+        assert len(archive.entries) == 4
+
+
 # --- what an entry is ------------------------------------------------------------------------------------------------
 
 
@@ -192,6 +221,19 @@ def test_bombs_by_total_and_by_one_file_are_over_limits(make_raw):
     assert isinstance(error, ArchiveTooLargeError)
     assert len(error.faults) == 5
     SafeArchive.open(make_raw(*entries), Limits(total_bytes=500, entry_bytes=100, entries=5)).close()
+
+
+def test_a_bomb_of_many_small_files_is_over_a_limit(make_raw):
+    """Each below the size from which one file's ratio is judged."""
+    limits = Limits(sum_ratio_from_bytes=5_000_000)
+    entries = [RawEntry(f"c/{i}.bmp".encode(), bytes(900_000)) for i in range(6)]
+    error = refused(make_raw(*entries), limits)
+    assert isinstance(error, ArchiveTooLargeError)
+    assert [fault.path for fault in error.faults] == ["(archive)"]
+    assert "times its size" in error.faults[0].message
+    SafeArchive.open(make_raw(*entries[:5]), limits).close()
+    noise = RawEntry(b"c/noise.png", bytes(range(256)) * 200, method=0)
+    SafeArchive.open(make_raw(*entries, noise), limits).close()
 
 
 def test_declared_zip64_sizes_are_believed_when_they_are_huge(make_raw):

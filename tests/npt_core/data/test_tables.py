@@ -84,6 +84,42 @@ def test_a_table_that_cannot_be_used_is_refused_with_what_was_found(path, text, 
     assert [fault.path for fault in caught.value.faults] == [path]
 
 
+@pytest.mark.parametrize(
+    ("path", "head", "line"),
+    [
+        ("metadata.csv", "file_name,label\n", "a,b\n"),
+        ("metadata.csv", "file_name,label\n", "\n"),
+        ("metadata.csv", "file_name,label\n", '"a\nb",c\n'),
+        ("metadata.jsonl", "", '{"file_name": "a", "label": "b"}\n'),
+        ("metadata.jsonl", "", "\n"),
+        ("metadata.jsonl", "", "not JSON\n"),
+    ],
+)
+def test_more_lines_than_an_archive_may_have_are_refused_whatever_is_in_them(path, head, line):
+    text = head + line * 100
+    most = text.count("\n")
+    parse_or_error = outcome(
+        lambda: parse_table(text.encode(), path, file_column="file_name", max_lines=most), DatasetError
+    )
+    assert "lines" not in str(parse_or_error)
+    with pytest.raises(DatasetError, match=f"more than {most - 1} lines"):
+        parse_table(text.encode(), path, file_column="file_name", max_lines=most - 1)
+
+
+def test_a_line_that_would_fill_the_memory_is_left_out():
+    rows, faults = metadata('{"file_name": "a", "label": "b"}\n{"file_name": [' + "[]," * 400_000 + "0]}")
+    assert rows == [(1, "a", "b")]
+    assert [path for path, _ in faults] == ["metadata.jsonl:2"]
+    assert "too long" in faults[0][1]
+
+
+@pytest.mark.parametrize("before", [0, 5, 2**20 - 2, 2**20 - 1, 2**20])
+def test_bytes_that_are_no_utf8_are_found_where_they_are(before):
+    for bad in (b"\xff", b"\xe8\xb2\xff"):
+        with pytest.raises(DatasetError, match=rf"\(byte {before:,}\)"):
+            metadata(b"x" * before + bad + b"\n", "metadata.csv")
+
+
 words = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=30)
 
 
