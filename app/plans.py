@@ -234,4 +234,4 @@ def by_resize(plans: Sequence[Plan]) -> list[list[Plan]]:
 def _load(models: ModelRepository, model_id: str, backbone: Backbone) -> Resident | Classifier:
     from npt_core.serving.resident import load_resident
 
-    return load_resident(models.folder(model_id), backbone)
+    return load_resident(models.sound_folder(model_id), backbone)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from worker.errors import ConflictError, CorruptRecordError, NotFoundError
+from worker.errors import ConflictError, NotFoundError
 from worker.ids import new_id
 from worker.models import ModelRepository
 from worker.records import ModelDraft, ModelRecord, Origin
@@ -64,12 +64,7 @@ class ModelExchange:
         from npt_core.bundle import pack
 
         record = self._models.get(model_id)
-        damaged = self._models.verify(model_id)
-        if damaged:
-            raise CorruptRecordError(
-                f"{', '.join(damaged)} of the model {model_id} is missing or not what was written; restore it or "
-                "delete the model."
-            )
+        self._models.refuse_damage(model_id, self._models.verify(model_id))
         source = Source(record.id, record.name, record.version, record.created_at.isoformat())
         try:
             return record, pack(self._models.folder(model_id), source)

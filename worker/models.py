@@ -26,6 +26,7 @@ from worker.versions import Versions
 log = structlog.get_logger(__name__)
 
 RECORD = "model.json"
+REPORT = "report.json"
 LOCK = "models"
 """The store's lock for whatever must not happen at the same time as another change of models or aliases."""
 
@@ -119,9 +120,28 @@ class ModelRepository:
             ) from None
 
     def folder(self, model_id: str) -> Path:
-        """The folder `Classifier.load` reads. Raises NotFoundError."""
+        """The folder of its files, as they lie there. Raises NotFoundError."""
         self.get(model_id)
         return self._store.path(f"models/{model_id}")
+
+    def sound_folder(self, model_id: str) -> Path:
+        """The same, to be loaded from: what a classifier is made of is what was written. Its report is not looked at.
+
+        Raises:
+            NotFoundError: no such model.
+            CorruptRecordError: a file of it is missing or not what was written.
+        """
+        self.refuse_damage(model_id, self.verify(model_id, but=REPORT))
+        return self._store.path(f"models/{model_id}")
+
+    def refuse_damage(self, model_id: str, damaged: tuple[str, ...]) -> None:
+        """Raise CorruptRecordError where there is any; NotFoundError where the model was deleted meanwhile."""
+        if damaged:
+            self.get(model_id)
+            raise CorruptRecordError(
+                f"{', '.join(damaged)} of the model {model_id} is missing or not what was written; restore it or "
+                "delete the model."
+            )
 
     def manifest(self, model_id: str) -> dict[str, Any]:
         """The core's manifest, as it was saved."""
@@ -131,7 +151,7 @@ class ModelRepository:
         """The report, as data that can be written as JSON whoever made it: NaN and infinity read as null."""
         from npt_core.report.facts import finite
 
-        found: dict[str, Any] = finite(self._json(model_id, "report.json"))
+        found: dict[str, Any] = finite(self._json(model_id, REPORT))
         return found
 
     def _json(self, model_id: str, name: str) -> dict[str, Any]:
@@ -217,14 +237,14 @@ class ModelRepository:
                 except NotFoundError:  # deleted just now
                     continue
 
-    def verify(self, model_id: str) -> tuple[str, ...]:
-        """The files of a model that are missing or not what was written."""
+    def verify(self, model_id: str, *, but: str | None = None) -> tuple[str, ...]:
+        """The files of a model that are missing or not what was written; `but` is one that does not matter."""
         record = self.get(model_id)
         folder = self._store.path(f"models/{model_id}")
         return tuple(
             name
             for name, mark in record.files.items()
-            if not (folder / name).is_file() or hash_file(folder / name) != mark.sha256
+            if name != but and (not (folder / name).is_file() or hash_file(folder / name) != mark.sha256)
         )
 
     # -- removing

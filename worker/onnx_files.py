@@ -92,7 +92,7 @@ class OnnxFiles:
             "entries": self._settings.backbone_entries,
             "backbone": record.backbone,
             "weights": str(self._settings.weights_path),
-            "folder": str(self._models.folder(record.id)),
+            "folder": str(self._models.sound_folder(record.id)),
             "out": str(out),
             "facts": {"model_id": record.id, "name": record.name or "", "version": str(record.version or "")},
         }

@@ -123,7 +123,9 @@ class Runner:
                 pid=self._who.pid,
                 started_at=utcnow(),
             )
-            if files.put_attempt(lease.job_id, attempt):
+            with self._pulse(lease, JobControl(self._services.settings.job_deadline_s)):
+                written = files.put_attempt(lease.job_id, attempt)  # on a slow disk this may outlast the lease
+            if written:
                 return lease
             # Redis forgot, and counts from an earlier number again.
             raised = self._services.leases.raise_fence(lease, files.fences(lease.job_id)[-1] + 1)
@@ -141,6 +143,18 @@ class Runner:
         for each in held:
             self._services.recovery.release(job_id, each.fence, "drained")
 
+    def _pulse(self, lease: Lease, control: JobControl) -> Pulse:
+        """What keeps the lease while it is open."""
+        return Pulse(
+            lease.job_id,
+            lease.fence,
+            control,
+            leases=self._services.leases,
+            files=self._services.jobs.files,
+            ttl_s=self._services.settings.lease_ttl_s,
+            drain=self._drain,
+        )
+
     # -- the work
 
     def _work(self, lease: Lease, spec: JobSpec) -> None:
@@ -151,16 +165,8 @@ class Runner:
             spec, lease.fence, services, control, services.jobs.files.attempt_folder(spec.id, lease.fence)
         )
         services.events.publish(spec.id, "status", {"status": "running", "attempt": lease.fence})
-        pulse = Pulse(
-            spec.id,
-            lease.fence,
-            control,
-            leases=services.leases,
-            files=services.jobs.files,
-            ttl_s=settings.lease_ttl_s,
-            drain=self._drain,
-        )
-        with about_job(spec.id, attempt=lease.fence), pulse:  # its number may have been raised since it was claimed
+        # Its number may have been raised since it was claimed.
+        with about_job(spec.id, attempt=lease.fence), self._pulse(lease, control):
             log.info("job started", kind=spec.kind, charged=lease.charged)
             ending = self._judge(context)
             if ending is not None:

@@ -4,7 +4,7 @@
     record, created = services.start_job("tune", config, dataset_id=..., idempotency_key=..., fingerprint=...)
     services.jobs.get(id)          JobRecord           services.jobs.list(status=, limit=, cursor=)   Page[JobRecord]
     services.cancel_job(id)        JobRecord           services.datasets.add(part, filename)   (DatasetRecord, created)
-    services.models.get(id)        ModelRecord         services.models.folder(id)   Path for Classifier.load
+    services.models.get(id)        ModelRecord         services.models.sound_folder(id)   Path for Classifier.load
     services.catalogue.resolve(id_or_alias)   ModelRecord      services.aliases.put(alias, id)   (AliasRecord, created)
     async for event in services.events.tail(id, last_event_id): ...    {"id", "event", "data"}; `end` is the last one
     services.reaper.start()        every API process runs one; so does every worker

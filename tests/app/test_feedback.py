@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.api import Api, coloured_zip, png, store_model
+from tests.support.api import Api, change_manifest, coloured_zip, png, store_model
 
 
 @pytest.fixture
@@ -187,10 +187,8 @@ def test_another_method_brings_its_own_settings(api: Api, model: str) -> None:
 
 def test_a_model_that_was_continued_goes_on_from_itself(api: Api, model: str) -> None:
     """Its data set may have the new classes alone: tuned on that from scratch it would forget the others."""
-    path = api.services.models.folder(model) / "manifest.json"
-    manifest = json.loads(path.read_text())
     settings = {"method": "coop", "parent": "model_" + "0" * 26, "keep_old": "replay", "epochs": 3, "schedule": {}}
-    path.write_text(json.dumps(manifest | {"config": settings}))
+    change_manifest(api.services, model, lambda text: json.dumps(json.loads(text) | {"config": settings}))
     dataset = api.client.post("/datasets?audit=false", files={"file": ("c.zip", coloured_zip(4, 8200))}).json()["id"]
     switch(api, model)
     predict(api, model, png("red", 70))

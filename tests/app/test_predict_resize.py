@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.support.api import Api, encoded, store_model
+from tests.support.api import Api, change_manifest, encoded, store_model
 
 
 def wide() -> bytes:
@@ -35,9 +35,8 @@ def test_each_model_gets_the_picture_in_its_own_way(api: Api, towers: tuple[str,
     models = {}
     for way in ("shortest", "longest", "squash"):
         models[way] = store_model(api.services, towers[0])
-        path = api.services.models.folder(models[way]) / "manifest.json"
-        manifest = json.loads(path.read_text())
-        path.write_text(json.dumps(manifest | {"preprocess": {"resize_mode": way}}))
+        facts = {"preprocess": {"resize_mode": way}}
+        change_manifest(api.services, models[way], lambda text, facts=facts: json.dumps(json.loads(text) | facts))
     alone = {way: ask(api, model)[0] for way, model in models.items()}
     for way, together in zip(models, ask(api, *models.values()), strict=True):
         for one, other in zip(alone[way], together, strict=True):

@@ -8,7 +8,7 @@ import json
 import threading
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,3 +158,15 @@ def store_model(
     services.models.prepare(folder, draft, model_id=model_id, job_id=None)
     assert services.models.promote(f"jobs/{model_id}", model_id)
     return model_id
+
+
+def change_manifest(services: Services, model_id: str, change: Callable[[str], str]) -> None:
+    """Have a stored model be one that was written with another manifest."""
+    from worker.models import RECORD, hash_file
+    from worker.records import FileMark
+
+    path = services.models.folder(model_id) / "manifest.json"
+    path.write_text(change(path.read_text()))
+    record = services.models.get(model_id)
+    files = {**record.files, path.name: FileMark(size=path.stat().st_size, sha256=hash_file(path))}
+    services.store.put(f"models/{model_id}/{RECORD}", record.model_copy(update={"files": files}).to_json())

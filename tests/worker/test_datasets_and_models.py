@@ -192,6 +192,12 @@ def test_a_flipped_byte_is_found(services: Services) -> None:
     assert services.models.verify(other) == ()
     with pytest.raises(CorruptRecordError, match=model_id):
         services.models.report(model_id)
+    assert services.models.sound_folder(model_id) == services.models.folder(model_id)  # nothing answers with a report
+    manifest = services.models.folder(model_id) / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes()[:-1])
+    with pytest.raises(CorruptRecordError, match=rf"manifest.json of the model {model_id} is missing or not"):
+        services.models.sound_folder(model_id)
+    services.models.sound_folder(other)
     services.store.put(f"models/{model_id}/model.json", b"{")
     with pytest.raises(CorruptRecordError):
         services.models.get(model_id)

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from npt_core.onnx_export import RECIPE
-from tests.support.api import store_model
+from tests.support.api import change_manifest, store_model
 from worker.errors import NotFoundError
 from worker.onnx_files import ExportFailed, ExportRefused, OnnxFiles
 from worker.records import ModelRecord
@@ -79,8 +79,7 @@ def test_a_model_is_written_by_a_process_of_its_own_and_kept(services: Services,
 def test_what_the_process_refuses_is_told(open_floor: Callable[..., Services]) -> None:
     services = open_floor()
     record = services.models.get(store_model(services, "demo"))
-    manifest = services.models.folder(record.id) / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"fingerprint": "', '"fingerprint": "0'))
+    change_manifest(services, record.id, lambda text: text.replace('"fingerprint": "', '"fingerprint": "0'))
     with pytest.raises(ExportRefused) as caught:
         services.onnx.make(record)
     assert caught.value.code == "fingerprint-mismatch"

@@ -1,4 +1,4 @@
-"""A disk that takes long over a large zip holds up the sender of the zip, and no job on what is stored already."""
+"""A disk that takes long holds up whoever writes, and no one else; a worker that waits for it is not taken for dead."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from npt_core.data.edit import Edit
+from tests.support.in_process import runner
+from tests.support.worker_process import wait_until
 from tests.support.zips import classes, picture, write_zip
+from worker.records import Attempt, JobStatus
 from worker.service import Services
 from worker.store import local
 
@@ -59,3 +62,23 @@ def test_a_job_starts_while_a_zip_is_being_kept(
     assert done == {started}
     assert swept == []  # what is on its way into the store is no waste
     assert not part.exists()
+
+
+def test_a_lease_outlasts_the_writing_down_of_its_claim(
+    open_floor: Callable[..., Services], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = open_floor(lease_ttl_s=0.8)
+    leases, files = services.leases, services.jobs.files
+    put, held = files.put_attempt, []
+
+    def slowly(job_id: str, attempt: Attempt) -> bool:
+        wait_until("two leases to be over", lambda: leases.now_ms() - claimed > 1600)
+        held.append((leases.expired(), [each.job_id for each in leases.held()]))
+        return put(job_id, attempt)
+
+    monkeypatch.setattr(files, "put_attempt", slowly)
+    job, _ = services.start_job("sleep", {"steps": 1, "pause": 0})
+    claimed = leases.now_ms()
+    runner(services).run_next()
+    assert held == [([], [job.id])]
+    assert services.jobs.get(job.id).status is JobStatus.SUCCEEDED

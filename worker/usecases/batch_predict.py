@@ -92,7 +92,7 @@ def _asks(context: JobContext, request: BatchRequest) -> list[Ask]:
         if model == ZERO_SHOT:
             asks.append(Ask(zero_shot(loaded[name], request.labels or ()), None, terms.priors))
         else:
-            asks.append(Ask(Classifier.load(models.folder(model), loaded[name]), request.labels, terms.priors))
+            asks.append(Ask(Classifier.load(models.sound_folder(model), loaded[name]), request.labels, terms.priors))
     return asks
 
 

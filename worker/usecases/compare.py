@@ -52,7 +52,7 @@ def _contestant(context: JobContext, model_id: str) -> Contestant:
     def load(backbone: Backbone) -> Classifier:
         from npt_core.classifier import Classifier
 
-        return Classifier.load(models.folder(model_id), backbone)
+        return Classifier.load(models.sound_folder(model_id), backbone)
 
     return Contestant(model_id, load, record.backbone, models.manifest(model_id), _facts(record))
 

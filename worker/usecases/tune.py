@@ -75,7 +75,7 @@ def _parent(context: JobContext, config: TuneConfig, backbone: Backbone) -> Clas
         return None
     from npt_core.classifier import Classifier
 
-    return Classifier.load(context.services.models.folder(config.parent), backbone)
+    return Classifier.load(context.services.models.sound_folder(config.parent), backbone)
 
 
 def _old_datasets(context: JobContext, parent: Classifier | None, opened: ExitStack) -> list[Dataset]:
