@@ -38,10 +38,7 @@ def load(settings: WorkerSettings, name: str | None = None, precision: str = "au
     key = (name, settings.device, chosen)
     with _lock:
         if key not in _loaded:
-            if settings.torch_threads:
-                import torch
-
-                torch.set_num_threads(settings.torch_threads)
+            keep_to_threads(settings)
             # One at a time: towers are large, and jobs in a row mostly ask for the same.
             _loaded.clear()
             _loaded[key] = load_backbone(
@@ -49,6 +46,18 @@ def load(settings: WorkerSettings, name: str | None = None, precision: str = "au
             )
             log.info("backbone loaded", backbone=name, device=str(_loaded[key].device), precision=chosen)
         return _loaded[key]
+
+
+def keep_to_threads(settings: WorkerSettings) -> None:
+    """Have the calling thread compute on as many CPU threads as the settings say.
+
+    Each thread has a number of its own, and takes over another's only where it has computed nothing yet. Sums in
+    another order round differently: a tuning that goes on with another number does not come to the same bits.
+    """
+    if settings.torch_threads:
+        import torch
+
+        torch.set_num_threads(settings.torch_threads)
 
 
 def forget() -> None:

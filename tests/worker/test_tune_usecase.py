@@ -11,11 +11,13 @@ import torch
 
 from npt_core.classifier import Classifier
 from npt_core.data.images import decode_image
+from npt_core.errors import Drained
 from tests.support.in_process import runner
 from tests.support.pictures import COLOURS, write_folder
 from tests.support.tiny_clip import tiny_backbone
 from tests.support.zips import write_zip
 from worker import backbones
+from worker.control import JobControl
 from worker.records import DatasetRecord, JobStatus
 from worker.service import Services
 
@@ -27,7 +29,9 @@ def tuner(open_floor: Callable[..., Services], monkeypatch: pytest.MonkeyPatch) 
     """The worker floor whose one backbone is a tiny random CLIP."""
     monkeypatch.setattr(backbones, "load_backbone", lambda entry, **_: tiny_backbone("clip", seed=0, name=entry))
     backbones.forget()
-    yield open_floor(backbone="demo")
+    before = torch.get_num_threads()
+    yield open_floor(backbone="demo", torch_threads=1)
+    torch.set_num_threads(before)
     backbones.forget()
 
 
@@ -104,21 +108,48 @@ def test_an_unknown_backbone_or_parent_fails(tuner: Services, dataset: DatasetRe
         assert error.type == code
 
 
-def test_a_drained_tuning_resumes_to_the_same_result(tuner: Services, dataset: DatasetRecord) -> None:
+def test_a_drained_tuning_resumes_to_the_same_bits(
+    tuner: Services, dataset: DatasetRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it is drained, and whichever thread it goes on in: the first attempts run in one of their own."""
+    looks, drain_at, check = 0, 0, JobControl.check
+
+    def counted(control: JobControl) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == drain_at:
+            control.stop(Drained("The worker is shutting down."))
+        check(control)
+
+    monkeypatch.setattr(JobControl, "check", counted)
     config = CONFIG | {"epochs": 8, "seed": 3, "batch_size": 32}
+
+    def learned(job_id: str) -> tuple[object, str]:
+        job = tuner.jobs.get(job_id)
+        assert job.status is JobStatus.SUCCEEDED, job.error
+        return job.metrics, tuner.models.get(job.model_id or "").files["classifier.safetensors"].sha256
+
     straight, _ = tuner.start_job("tune", config, dataset_id=dataset.id)
     runner(tuner).run_next()
-    broken, _ = tuner.start_job("tune", config, dataset_id=dataset.id)
-    drain = threading.Event()
-    first = threading.Thread(target=runner(tuner, drain=drain).run_next)
-    first.start()
-    while first.is_alive():
-        progress = tuner.jobs.progress(broken.id)
-        if progress is not None and progress.phase == "tuning":
-            drain.set()
-        first.join(0.02)
-    if tuner.jobs.get(broken.id).status is JobStatus.QUEUED:  # else the machine was too quick
+    looks = 0
+    once_more, _ = tuner.start_job("tune", config, dataset_id=dataset.id)
+    runner(tuner).run_next()
+    assert learned(once_more.id) == learned(straight.id)
+    last = looks
+    for at in range(2, last + 1, last // 6):
+        looks, drain_at = 0, at
+        broken, _ = tuner.start_job("tune", config, dataset_id=dataset.id)
+        first = threading.Thread(target=runner(tuner).run_next)
+        first.start()
+        first.join()
+        assert tuner.jobs.get(broken.id).status is JobStatus.QUEUED
+        drain_at = 0
         runner(tuner).run_next()
-    one, two = (tuner.jobs.get(job.id) for job in (straight, broken))
-    assert (one.status, two.status) == (JobStatus.SUCCEEDED, JobStatus.SUCCEEDED)
-    assert one.metrics == two.metrics
+        assert learned(broken.id) == learned(straight.id), f"drained at look {at} of {last}"
+
+
+def test_the_thread_that_computes_keeps_to_the_setting(tuner: Services, dataset: DatasetRecord) -> None:
+    torch.set_num_threads(2)  # as if this thread had computed before
+    tuner.start_job("tune", CONFIG, dataset_id=dataset.id)
+    runner(tuner).run_next()
+    assert torch.get_num_threads() == 1

@@ -35,4 +35,7 @@ def load_backbone(context: JobContext, name: str | None, precision: str = "auto"
         context.control.check()
         wait([done], timeout=LISTEN_S)
         if done.done():
+            backbones.keep_to_threads(
+                context.services.settings
+            )  # what computes is this thread, not the one that loaded
             return done.result()
