@@ -153,6 +153,8 @@ class SiteGuard:
         match = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
         if match is None:
             return Problem("malformed-request", "The request needs exactly one valid Host header.")
+        if "content-length" in headers and "transfer-encoding" in headers:  # a proxy may have believed the other one
+            return Problem("malformed-request", "The request has a length and a transfer coding; send one of the two.")
         name, port = match[1].lower(), match[2]
         if name not in self._names and (self._names_listed or self._is_open()):
             return Problem(

@@ -12,6 +12,7 @@ from app.collector import leave_what_is_here
 from app.listener import BACKLOG
 from app.main import create_app
 from app.settings import AppSettings
+from app.wire import LOOK_EVERY_S, HeadWatch, Wire
 from worker.logs import setup_logging
 
 # An open event stream would keep the server from ending; after this long what is still open is cut.
@@ -37,16 +38,25 @@ def serve(settings: AppSettings, listener: socket.socket) -> int:
         backlog=BACKLOG,
         timeout_graceful_shutdown=DRAIN_S,
         server_header=False,
+        http=Wire,
         ws="none",
         lifespan="on",
     )
     leave_what_is_here()
-    server = uvicorn.Server(config)
+    server = watched(config, settings)
     # uvicorn raises the signal again when it is done; ending as asked is no death by signal.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     server.run(sockets=[listener])
     return 0 if server.started else 3
+
+
+def watched(config: uvicorn.Config, settings: AppSettings) -> uvicorn.Server:
+    """The server, which also ends connections that never send the head of a request."""
+    server = uvicorn.Server(config)
+    config.callback_notify = HeadWatch(server.server_state.connections, settings.upload_idle_s).look
+    config.timeout_notify = LOOK_EVERY_S
+    return server
 
 
 def check_backbones(entries: Sequence[str]) -> None:

@@ -63,7 +63,12 @@ class AppSettings(WorkerSettings):
 
     # Uploads
     uploads_at_once: int = Field(default=4, ge=1, le=1000, description="Uploads received at once; more get 503.")
-    upload_idle_s: float = Field(default=30.0, gt=0, description="An upload that sends nothing for this long is ended.")
+    upload_idle_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="An upload that sends nothing for this long is ended, and a connection on which no whole head of a "
+        "request has arrived by then.",
+    )
     upload_min_bytes_per_s: int = Field(
         default=16 * 1024,
         ge=0,

@@ -18,7 +18,9 @@ import uvicorn
 from PIL import Image
 
 from app.main import create_app
+from app.server import watched
 from app.settings import AppSettings
+from app.wire import Wire
 from tests.support.pictures import COLOURS, picture
 from worker.service import Services, open_services
 
@@ -46,8 +48,10 @@ def running_api(settings: AppSettings, **headers: str) -> Iterator[Api]:
     services = open_services(settings)
     services.reaper.run_once()
     app = create_app(settings, services)
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="on", timeout_graceful_shutdown=2)
-    server = uvicorn.Server(config)
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=0, log_config=None, http=Wire, lifespan="on", timeout_graceful_shutdown=2
+    )
+    server = watched(config, settings)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + 30

@@ -29,9 +29,16 @@ def server_binary() -> str:
 
 
 class RedisServer:
-    """One server process. `aof=True` keeps its data over `kill()` + `start()`."""
+    """One server process. `aof=True` keeps its data over `kill()` + `start()`; `password` is asked of everybody."""
 
-    def __init__(self, folder: Path | None = None, *, aof: bool = False, extra: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path | None = None,
+        *,
+        aof: bool = False,
+        extra: tuple[str, ...] = (),
+        password: str | None = None,
+    ) -> None:
         # Socket paths have about 100 characters at most, and tmp_path is often longer.
         self.folder = (
             folder if folder is not None and len(str(folder)) < 80 else Path(tempfile.mkdtemp(prefix="npt-redis-"))
@@ -39,15 +46,17 @@ class RedisServer:
         self._owned = self.folder != folder
         self.socket = self.folder / "redis.sock"
         self.aof = aof
-        self.extra = extra
+        self.extra = (*extra, "--requirepass", password) if password else extra
+        self.password = password
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        return f"unix://{self.socket}"
+        return f"unix://:{self.password}@{self.socket}" if self.password else f"unix://{self.socket}"
 
     def client(self, **options: object) -> redis.Redis:
-        return redis.Redis(unix_socket_path=str(self.socket), decode_responses=True, **options)
+        path = str(self.socket)
+        return redis.Redis(unix_socket_path=path, decode_responses=True, password=self.password, **options)
 
     def start(self) -> RedisServer:
         self.folder.mkdir(parents=True, exist_ok=True)
