@@ -38,19 +38,21 @@ def keyring_of(settings: AppSettings) -> Keyring:
     """The keys of these settings, and of the store.
 
     Raises:
-        ConfigError: No key that is accepted, and other machines could connect; or the keys cannot be read.
+        ConfigError: No key that is accepted, none required either, and other machines could connect; or the keys cannot
+            be read.
     """
     try:
-        keyring = Keyring(settings.key_entries(), KeyRepository(LocalStore(settings.data_dir)))
+        repository = KeyRepository(LocalStore(settings.data_dir))
+        keyring = Keyring(settings.key_entries(), repository, closed=settings.require_key)
     except OSError as error:
         raise ConfigError(
             f"The keys in {str(settings.data_dir / FOLDER)!r} cannot be read ({error}); give this user the right to."
         ) from error
-    if settings.is_public and not keyring.has_usable:
+    if settings.is_public and not settings.require_key and not keyring.has_usable:
         raise ConfigError(
             f"NPT_HOST is {settings.host!r}, which other machines can reach, and there is no API key. "
             "Make one with `python -m app keys create --scope admin`, set NPT_API_KEYS or NPT_API_KEYS_FILE, "
-            "or listen on 127.0.0.1."
+            "listen on 127.0.0.1, or start closed with NPT_REQUIRE_KEY=true."
         )
     return keyring
 

@@ -73,6 +73,8 @@ def create_app(settings: AppSettings | None = None, services: Services | None = 
         async with _resources(settings, services, metrics) as context:
             app.state.context = context
             keyring.start()
+            if not keyring.is_open and not keyring.has_usable:
+                log.warning("no API key yet, every request is refused", do="python -m app keys create --scope admin")
             try:
                 yield
             finally:

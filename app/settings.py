@@ -42,6 +42,10 @@ class AppSettings(WorkerSettings):
         description="API keys, comma separated: plain, or `sha256:` and the hex digest of the key.",
     )
     api_keys_file: Path | None = Field(default=None, description="A file of such keys, one a line; # starts a comment.")
+    require_key: bool = Field(
+        default=False,
+        description="Answer nobody without a key, even before there is one: the server starts and waits for the first.",
+    )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="Further names this server is reached by (the Host header), comma separated."
     )

@@ -56,6 +56,7 @@ class Keyring:
         entries: Keys of the settings: `sha256:<hex>`, or plain text of at least 16 characters.
         repository: Those of the store.
         now: The clock that ends keys.
+        closed: Nobody gets in without a key, even before there is one.
 
     Raises:
         ConfigError: An entry of the settings is neither.
@@ -66,12 +67,14 @@ class Keyring:
         entries: Iterable[str],
         repository: KeyRepository,
         now: Callable[[], datetime] = utcnow,
+        *,
+        closed: bool = False,
     ) -> None:
         self._digests = [_digest(entry, number) for number, entry in enumerate(entries, 1)]
         self.repository, self._now = repository, now
         self._names: frozenset[str] = frozenset()
         self._stored: Mapping[str, StoredKey] = {}
-        self._closed = bool(self._digests)
+        self._closed = closed or bool(self._digests)
         self._failing = False
         self._reading = threading.Lock()
         self._rounds = Rounds("keyring", self._round, REFRESH_S)
@@ -79,7 +82,7 @@ class Keyring:
 
     @property
     def is_open(self) -> bool:
-        """True while there never was a key. Once there was one the door stays shut: revoking the last opens nothing."""
+        """True while there never was a key, and none is required: once shut the door stays so, whatever is revoked."""
         return not self._closed
 
     @property

@@ -239,7 +239,11 @@ def access(settings: AppSettings) -> Iterator[Check]:
 
     keyring = keyring_of(settings)
     words = "open to this machine alone" if keyring.is_open else "with an API key"
-    yield Check("access", "ok", f"{settings.host}: {words}")
+    if keyring.is_open or keyring.has_usable:
+        yield Check("access", "ok", f"{settings.host}: {words}")
+    else:
+        do = "Make one: npt keys create --scope admin"
+        yield Check("access", "warning", f"{settings.host}: {words}, and there is none that is accepted", do)
 
 
 def weights(settings: AppSettings, entry: str, *, load: bool) -> Iterator[Check]:

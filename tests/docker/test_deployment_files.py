@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
+import textwrap
+import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import yaml
@@ -17,7 +22,10 @@ from tests.support.service import ROOT
 
 SETTING = re.compile(r"^(#? ?)([A-Z][A-Z0-9_]*)=(.*)$")
 COMPOSE_VARIABLE = re.compile(r"\$\{([A-Z_]+)[:?}-]")
-SECRETS = {"REDIS_PASSWORD", "NPT_API_KEYS"}
+SECRETS = {"REDIS_PASSWORD"}
+BASE, GPU, SCALE = "docker-compose.yml", "docker-compose.gpu.yml", "docker-compose.scale.yml"
+FILES = (BASE, GPU, SCALE)
+ONCE = {"prefetch"}  # does its work and ends
 
 
 def example() -> dict[str, tuple[bool, str]]:
@@ -31,13 +39,18 @@ def example() -> dict[str, tuple[bool, str]]:
 
 
 def compose_variables() -> set[str]:
-    text = "".join((ROOT / name).read_text() for name in ("docker-compose.yml", "docker-compose.gpu.yml"))
-    return set(COMPOSE_VARIABLE.findall(text))
+    return set(COMPOSE_VARIABLE.findall("".join((ROOT / name).read_text() for name in FILES)))
 
 
 def test_env_example_names_every_setting_and_nothing_else() -> None:
     settings = {f"NPT_{name.upper()}" for name in AppSettings.model_fields}
     assert set(example()) == settings | compose_variables()
+
+
+def test_env_example_shows_the_defaults_of_the_compose_files() -> None:
+    text = "".join((ROOT / name).read_text() for name in FILES)
+    defaults = set(re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", text))
+    assert defaults <= {(name, value) for name, (_, value) in example().items()}
 
 
 def test_env_example_sets_the_secrets_alone() -> None:
@@ -62,62 +75,195 @@ def test_every_setting_is_explained() -> None:
             assert not above.startswith("# ---"), f"nothing explains {line}"
 
 
-def compose() -> dict[str, dict]:  # type: ignore[type-arg]
-    return yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+def services(*files: str) -> dict[str, dict[str, Any]]:
+    return {
+        name: service
+        for file in files
+        for name, service in yaml.safe_load((ROOT / file).read_text())["services"].items()
+    }
 
 
 def test_every_service_is_hardened_and_healthy() -> None:
-    for name, service in compose().items():
+    everything = services(SCALE) | services(BASE)
+    assert set(everything) == {"api", "worker", "redis", "proxy", *ONCE}
+    for name, service in everything.items():
         assert service["read_only"] is True, name
         assert service["init"] is True, name
-        assert service["restart"] == "unless-stopped", name
         assert service["security_opt"] == ["no-new-privileges:true"], name
-        assert "healthcheck" in service, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["tmpfs"] == ["/tmp"], name
+        assert service["logging"]["options"].keys() == {"max-size", "max-file"}, name
         assert "mem_limit" in service, name
+        assert "pids_limit" in service, name
+        assert "hostname" not in service, name  # the node's name of every replica
+        assert service["restart"] == ("no" if name in ONCE else "unless-stopped"), name
+        assert ("healthcheck" in service) != (name in ONCE), name
 
 
 def test_only_the_api_is_published_and_only_on_loopback() -> None:
-    published = {name: service.get("ports", []) for name, service in compose().items()}
-    assert published == {"api": ["${PUBLISH:-127.0.0.1:8000}:8000"], "worker": [], "redis": []}
+    published = {name: service["ports"] for name, service in services(BASE).items() if "ports" in service}
+    assert published == {"api": ["${PUBLISH:-127.0.0.1:8000}:8000"]}
+    assert services(SCALE)["proxy"]["ports"] == ["${PROXY_PUBLISH:-127.0.0.1:8000}:8080"]
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    if not shutil.which("docker-compose"):
-        pytest.skip("docker-compose is not installed")
-    for file in ("docker-compose.yml", "docker-compose.gpu.yml"):
+def test_the_api_is_closed_until_there_is_a_key() -> None:
+    environment = services(BASE)["api"]["environment"]
+    assert environment["NPT_REQUIRE_KEY"] == "true"
+    assert "NPT_API_KEYS" not in environment  # what .env says, and no default
+
+
+def test_no_secret_is_an_argument_of_a_process() -> None:
+    for name, service in (services(SCALE) | services(BASE)).items():
+        assert "${REDIS_PASSWORD" not in str(service.get("command", "")), name
+        assert "$REDIS_PASSWORD" not in str(service.get("healthcheck", "")), name
+
+
+# -- what a real Compose makes of them; both are tried where they are installed
+
+
+def installed(command: tuple[str, ...]) -> bool:
+    if not shutil.which(command[0]):
+        return False
+    return subprocess.run([*command, "version"], capture_output=True).returncode == 0
+
+
+@pytest.fixture(params=[("docker-compose",), ("docker", "compose")], ids=" ".join)
+def project(request: pytest.FixtureRequest, tmp_path: Path) -> Project:
+    if not installed(request.param):
+        pytest.skip(f"{' '.join(request.param)} is not installed")
+    for file in FILES:
         shutil.copy(ROOT / file, tmp_path)
-    return tmp_path
+    return Project(tmp_path, request.param)
 
 
-def test_compose_refuses_to_start_without_secrets(project: Path) -> None:
-    shutil.copy(ROOT / ".env.example", project / ".env")
-    refused = run_compose(project, "docker-compose.yml")
+@dataclass(frozen=True)
+class Project:
+    """A folder with the Compose files, and a Compose to read them."""
+
+    folder: Path
+    command: tuple[str, ...]
+
+    def fill_in(self, **values: str) -> None:
+        """Write .env as its header says."""
+        text = (ROOT / ".env.example").read_text()
+        self.folder.joinpath(".env").write_text(text + "".join(f"{name}={value}\n" for name, value in values.items()))
+
+    def config(self, *files: str) -> subprocess.CompletedProcess[str]:
+        """What Compose makes of these files."""
+        arguments = [part for file in files for part in ("-f", file)]
+        return subprocess.run(
+            [*self.command, *arguments, "config"],
+            cwd=self.folder,
+            env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "")},
+            capture_output=True,
+            text=True,
+        )
+
+    def loaded(self, *files: str) -> dict[str, dict[str, Any]]:
+        """The services it would start."""
+        done = self.config(*files)
+        assert done.returncode == 0, done.stderr
+        found: dict[str, dict[str, Any]] = yaml.safe_load(done.stdout)["services"]
+        return {name: service for name, service in found.items() if name not in ONCE}
+
+
+def test_compose_refuses_to_start_without_a_password(project: Project) -> None:
+    project.fill_in()
+    refused = project.config(BASE)
     assert refused.returncode != 0
+    assert "REDIS_PASSWORD" in refused.stderr
     assert "in .env, see .env.example" in refused.stderr
 
 
-def test_compose_accepts_both_files(project: Path) -> None:
-    text = (ROOT / ".env.example").read_text()
-    filled = text.replace("PASSWORD=\n", "PASSWORD=secret\n").replace("API_KEYS=\n", f"API_KEYS={'k' * 32}\n")
-    (project / ".env").write_text(filled)
-    accepted = run_compose(project, "docker-compose.yml", "docker-compose.gpu.yml")
-    assert accepted.returncode == 0, accepted.stderr
-    services = yaml.safe_load(accepted.stdout)["services"]
-    assert services["api"]["environment"]["NPT_REDIS_URL"] == "redis://:secret@redis:6379/0"
-    assert services["worker"]["environment"]["NPT_API_KEYS"] == ""
-    assert {name for name, service in services.items() if "deploy" in service} == {"api", "worker"}
+@pytest.mark.parametrize("files", [(BASE,), (BASE, GPU), (BASE, SCALE), (BASE, GPU, SCALE)], ids="+".join)
+def test_compose_accepts_the_files_together(project: Project, files: tuple[str, ...]) -> None:
+    project.fill_in(REDIS_PASSWORD="secret", WORKER_REPLICAS="3", API_CPUS="1.5")  # noqa: S106 - made up
+    loaded = project.loaded(*files)
+    assert set(loaded) == {"api", "worker", "redis"} | ({"proxy"} if SCALE in files else set())
+    assert loaded["api"]["environment"]["NPT_REDIS_URL"] == "redis://:secret@redis:6379/0"
+    assert loaded["api"]["environment"]["NPT_REQUIRE_KEY"] == "true"
+    assert loaded["worker"]["environment"]["NPT_API_KEYS"] == ""
+    assert float(loaded["api"]["cpus"]) == 1.5
+    deployed = {name: service["deploy"] for name, service in loaded.items() if "deploy" in service}
+    on_gpu = {name for name, deploy in deployed.items() if "devices" in str(deploy)}
+    assert on_gpu == ({"api", "worker"} if GPU in files else set())
+    replicas = {name: int(deploy["replicas"]) for name, deploy in deployed.items() if "replicas" in deploy}
+    assert replicas == ({"api": 2, "worker": 3} if SCALE in files else {})
 
 
-def run_compose(folder: Path, *files: str) -> subprocess.CompletedProcess[str]:
-    arguments = [part for file in files for part in ("-f", file)]
-    return subprocess.run(
-        ["docker-compose", *arguments, "config"],
-        cwd=folder,
-        env={"PATH": "/usr/bin:/usr/local/bin:/bin"},
-        capture_output=True,
-        text=True,
-    )
+def documented() -> list[str]:
+    """The Compose files that docs/deploy.md shows to be put beside ours."""
+    text = (ROOT / "docs" / "deploy.md").read_text()
+    return [textwrap.dedent(found) for found in re.findall(r"^ *```yaml\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)]
+
+
+def test_compose_accepts_what_is_documented(project: Project) -> None:
+    files = documented()
+    assert len(files) >= 3
+    (project.folder / "npt_keys").write_text("# none\n")
+    project.fill_in(REDIS_PASSWORD="secret", REDIS_HOST="10.0.0.1")  # noqa: S106 - made up
+    for text in files:
+        (project.folder / "docker-compose.override.yml").write_text(text)
+        loaded = project.loaded(BASE, "docker-compose.override.yml")
+        assert loaded["api"]["environment"]["NPT_REDIS_URL"] == "redis://:secret@10.0.0.1:6379/0"
+
+
+def test_each_replica_can_have_a_free_port(project: Project) -> None:
+    project.fill_in(REDIS_PASSWORD="secret", PUBLISH="127.0.0.1:")  # noqa: S106 - made up
+    (port,) = project.loaded(BASE, SCALE)["api"]["ports"]
+    if isinstance(port, str):
+        assert port.removesuffix("/tcp") == "127.0.0.1::8000"
+    else:
+        assert (port["target"], port["host_ip"], port.get("published")) == (8000, "127.0.0.1", None)
+
+
+# -- the images
+
+
+def dockerfile() -> str:
+    return (ROOT / "docker" / "Dockerfile").read_text().replace("\\\n", "")
+
+
+def stages() -> dict[str, str]:
+    """Name -> text of each stage."""
+    parts = re.split(r"^FROM \S+ AS (\S+)\n", dockerfile(), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def test_what_is_copied_is_there_and_not_ignored() -> None:
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = {
+        source
+        for line in re.findall(r"^COPY (?!--from)(.*)$", dockerfile(), re.MULTILINE)
+        for source in line.split()[:-1]
+    }
+    assert copied == kept
+    assert not [source for source in copied if not (ROOT / source).exists()]
+
+
+def test_every_builder_can_build_it() -> None:
+    text = dockerfile()
+    assert "--mount" not in text  # BuildKit's own
+    assert "# syntax" not in text
+    assert "<<" not in text
+
+
+def test_the_final_images_install_nothing_and_are_not_root() -> None:
+    final = stages()["runtime"] + stages()["api"] + stages()["worker"]
+    runs = re.findall(r"^RUN (.*)$", final, re.MULTILINE)
+    assert not [run for run in runs if re.search(r"\b(pip|apt|apt-get|curl|wget)\b", run)]
+    assert re.findall(r"^USER (.*)$", final, re.MULTILINE) == ["10001:10001"]
+
+
+def test_what_changes_with_every_build_comes_last() -> None:
+    runtime = stages()["runtime"]
+    order = [runtime.index(part) for part in ("/opt/torch /opt", "/opt/venv /opt", "/opt/npt /opt", "LABEL", "USER")]
+    assert order == sorted(order)
+
+
+def test_the_version_is_the_one_of_the_package() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"ARG VERSION={version}\n" in dockerfile()
 
 
 @pytest.fixture(scope="module")

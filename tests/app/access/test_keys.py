@@ -148,6 +148,16 @@ class TestKeyring:
         keyring.refresh()
         assert not keyring.is_open
 
+    def test_a_door_that_requires_a_key_is_shut_before_there_is_one(self, repository: KeyRepository) -> None:
+        keyring = Keyring([], repository, closed=True)
+        assert not keyring.is_open
+        assert not keyring.has_usable
+        _, secret = repository.create(ADMIN, by="command")
+        assert keyring.find(secret) is None  # until it looks
+        keyring.refresh()
+        assert keyring.find(secret) is not None
+        assert not keyring.is_open
+
     def test_notices_by_itself_what_others_make_and_revoke(self, repository: KeyRepository) -> None:
         keyring = Keyring([], repository)
         keyring.start()
@@ -221,6 +231,21 @@ def api(make_settings: Callable[..., AppSettings]) -> Iterator[Api]:
 
 
 class TestHTTP:
+    def test_a_server_that_requires_a_key_starts_without_one_and_answers_nobody(
+        self, make_settings: Callable[..., AppSettings], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        settings = make_settings(host="0.0.0.0", require_key=True)
+        with running_api(settings) as api:
+            assert "no API key yet" in caplog.text
+            assert api.client.get("/livez").status_code == 200
+            for method, path in (("GET", "/jobs"), ("GET", "/models"), ("POST", "/keys"), ("POST", "/tune")):
+                assert api.client.request(method, path).status_code == 401, path
+            _, secret = KeyRepository(LocalStore(settings.data_dir)).create(ADMIN, by="another process")
+            headers = {"Authorization": f"Bearer {secret}"}
+            assert soon(lambda: api.client.get("/jobs", headers=headers).status_code == 200)
+            assert api.client.get("/jobs").status_code == 401
+        assert secret not in caplog.text
+
     def test_a_key_from_its_making_to_its_end(self, api: Api, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO)
         refused = api.client.post("/keys", json={"scopes": ["predict"]})

@@ -92,6 +92,16 @@ def test_doctor_says_everything_that_is_wrong_at_once_and_what_to_do(tmp_path: P
         assert do in found[name][0]["do"]
 
 
+def test_doctor_of_a_closed_door_without_a_key(tmp_path: Path, redis_server) -> None:  # type: ignore[no-untyped-def]
+    closed = {"NPT_REDIS_URL": redis_server.url, "NPT_HOST": "0.0.0.0", "NPT_PORT": "0", "NPT_REQUIRE_KEY": "true"}
+    code, found = told(tmp_path, **closed)
+    assert code == 0
+    assert found["access"][0]["state"] == "warning"
+    assert "npt keys create" in found["access"][0]["do"]
+    assert npt("keys", "create", "--scope", "admin", NPT_DATA_DIR=str(tmp_path)).returncode == 0
+    assert told(tmp_path, **closed)[1]["access"][0]["state"] == "ok"
+
+
 def test_doctor_of_settings_that_cannot_be_read(tmp_path: Path) -> None:
     code, found = told(tmp_path, NPT_PORT="eighty")
     assert code == 1
