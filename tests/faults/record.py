@@ -87,7 +87,8 @@ def render(lines: str, page: str) -> str:
     rows = [Row(**json.loads(line)) for line in lines.splitlines() if line.strip()]
     head, _, rest = page.partition(BEGIN)
     _, _, tail = rest.partition(END)
-    return f"{head}{BEGIN}\n\nOn {machine()}:\n\n{table(rows)}\n\n{END}{tail}"
+    form = "The long form" if CHAOS else "The short form, as in `make test`,"
+    return f"{head}{BEGIN}\n\n{form} on {machine()}:\n\n{table(rows)}\n\n{END}{tail}"
 
 
 def main(arguments: list[str]) -> Any:
