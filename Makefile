@@ -4,14 +4,16 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help install demo serve test check format lock clean
+.PHONY: help install demo serve test check audit fuzz format lock clean
 
 help:
 	@echo "make demo     set up, then run the whole main job over HTTP and print what it reached"
 	@echo "make serve    set up, then run the service on http://127.0.0.1:8000 (data in ./data)"
 	@echo "make install  the set-up alone: locked dependencies in ./.venv"
 	@echo "make test     every test (unit, contract, parity, end to end)"
-	@echo "make check    linters, types, import layers"
+	@echo "make check    linters, types, import layers, what is installed against the lock files"
+	@echo "make audit    known faults of the locked dependencies (needs a network)"
+	@echo "make fuzz     coverage-guided fuzzing of what reads strangers' files: FUZZ_S seconds for each of eight readers"
 	@echo "make format   let the linter mend what it can"
 	@echo "make lock     resolve requirements*.lock again from pyproject.toml"
 	@echo "make clean    remove the virtual environment and caches (never ./data)"
@@ -32,6 +34,15 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tools/audit_lock.py $(if $(CI),--strict)
+
+audit: $(VENV)/.dev
+	$(BIN)/python tools/audit_lock.py --strict
+	$(BIN)/uv tool run pip-audit --require-hashes --disable-pip --requirement requirements-dev.lock
+
+FUZZ_S ?= 600
+fuzz: $(VENV)/.dev
+	NPT_FUZZ_S=$(FUZZ_S) $(BIN)/python -m pytest tests/security/test_fuzz.py
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
