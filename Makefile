@@ -49,9 +49,9 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 lock: $(VENV)/.dev
-	$(BIN)/uv pip compile pyproject.toml --extra service --extra onnx --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	$(BIN)/uv pip compile pyproject.toml --extra service --extra onnx --extra s3 --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-header --quiet --output-file requirements.lock
-	$(BIN)/uv pip compile pyproject.toml --extra service --extra dev --extra heif --extra onnx --universal --python-version 3.11 --generate-hashes \
+	$(BIN)/uv pip compile pyproject.toml --extra service --extra dev --extra heif --extra onnx --extra s3 --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header --quiet --constraint requirements.lock --output-file requirements-dev.lock
 
 clean:

@@ -25,7 +25,7 @@ from app.context import context_of
 from app.problems import Problem
 from app.settings import LOOPBACK_NAMES, AppSettings
 from npt_core.errors import ConfigError
-from worker.store.local import LocalStore
+from worker.store.opening import open_store
 
 __all__ = ["ADMIN", "PREDICT", "TUNE", "Caller", "SiteGuard", "authorize", "keyring_of", "require"]
 
@@ -42,11 +42,12 @@ def keyring_of(settings: AppSettings) -> Keyring:
             be read.
     """
     try:
-        repository = KeyRepository(LocalStore(settings.data_dir))
-        keyring = Keyring(settings.key_entries(), repository, closed=settings.require_key)
+        store = open_store(settings)
+        repository = KeyRepository(store)
+        keyring = Keyring(settings.key_entries(), repository, closed=settings.require_key, every_s=store.look_every_s)
     except OSError as error:
         raise ConfigError(
-            f"The keys in {str(settings.data_dir / FOLDER)!r} cannot be read ({error}); give this user the right to."
+            f"The keys in {settings.place(FOLDER)!r} cannot be read ({error}); give this user the right to."
         ) from error
     if settings.is_public and not settings.require_key and not keyring.has_usable:
         raise ConfigError(

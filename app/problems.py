@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from npt_core.errors import Fault, NPTError, OverloadedError
+from worker.store.base import StoreUnavailable
 
 MEDIA_TYPE = "application/problem+json"
 MAX_FAULTS = 1000
@@ -240,6 +241,10 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(OSError)
     async def _disk(request: Request, error: OSError) -> Response:
+        if isinstance(error, StoreUnavailable):
+            log.warning("the store does not answer", error=str(error))
+            headers = {"Retry-After": "5"}
+            return response("not-ready", "The store does not answer.", instance=_instance(request), headers=headers)
         if error.errno not in DISK_FULL:
             raise error  # the outermost layer logs it and answers
         return response("store-full", "The data volume is full.", instance=_instance(request))

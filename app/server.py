@@ -13,7 +13,9 @@ from app.listener import BACKLOG
 from app.main import create_app
 from app.settings import AppSettings
 from app.wire import LOOK_EVERY_S, HeadWatch, Wire
+from worker.broker import check_lets_in
 from worker.logs import setup_logging
+from worker.redis_url import RedisAddress
 
 # An open event stream would keep the server from ending; after this long what is still open is cut.
 DRAIN_S = 5
@@ -27,10 +29,12 @@ def serve(settings: AppSettings, listener: socket.socket) -> int:
 
     Raises:
         ConfigError: a setting the server cannot start with.
+        BrokerError: Redis answers and refuses: the certificate, user or password is wrong.
         UnknownBackboneError: an entry of NPT_BACKBONE or NPT_BACKBONES that names nothing.
     """
     setup_logging(settings)
     check_backbones(settings.backbone_entries)
+    check_lets_in(RedisAddress.parse(settings.redis_address))
     config = uvicorn.Config(
         create_app(settings),
         log_config=None,

@@ -25,7 +25,7 @@ from app.access.limits import Limiter
 from app.forms import Form, Sink, body_stream, content_length, media_type, read_form, too_large
 from app.problems import DISK_FULL, Problem
 from app.settings import AppSettings
-from worker.store.local import LocalStore
+from worker.store.base import Store
 
 log = structlog.get_logger(__name__)
 
@@ -60,7 +60,7 @@ class PartFile:
     """
 
     def __init__(
-        self, store: LocalStore, *, limit: int, reserve: int, filename: str = "", count: Count | None = None
+        self, store: Store, *, limit: int, reserve: int, filename: str = "", count: Count | None = None
     ) -> None:
         self._store, self.path = store, store.part()
         self._count = count
@@ -164,7 +164,7 @@ class UploadDesk:
         limiter: Counts what each key uploads.
     """
 
-    def __init__(self, settings: AppSettings, store: LocalStore, limiter: Limiter) -> None:
+    def __init__(self, settings: AppSettings, store: Store, limiter: Limiter) -> None:
         self._settings, self._store, self._limiter = settings, store, limiter
         self.active = 0
 

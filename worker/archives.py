@@ -33,8 +33,9 @@ class Archives:
 
     def ready(self, part: Path) -> str:
         """The key of a zip that is about to be kept, and its bytes are on the disk. It takes long: hold no lock."""
-        self._store.flush(part)
-        return f"archives/{hash_file(part)}.zip"
+        key = f"archives/{hash_file(part)}.zip"
+        self._store.flush(part, key)
+        return key
 
     def put(self, key: str, part: Path) -> None:
         """Keep a zip that is `ready`; `part` is gone where it was new. Call it with the lock held."""

@@ -17,6 +17,7 @@ import secrets
 import shutil
 import signal
 import socket
+import ssl
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +27,7 @@ import psutil
 import redis
 import structlog
 from redis.backoff import NoBackoff
+from redis.exceptions import NoPermissionError
 from redis.retry import Retry
 
 from npt_core.errors import NPTError
@@ -81,17 +83,53 @@ def check_answers(address: RedisAddress, wait_s: float) -> None:
             with _client(address) as client:
                 client.ping()
                 return
-        except redis.AuthenticationError:
-            raise BrokerError(
-                f"the broker at {address} refuses the user or password in NPT_REDIS_URL; correct it"
-            ) from None
         except (redis.RedisError, OSError) as error:
+            refused = refusal(address, error)
+            if refused is not None:
+                raise refused from None
             if time.monotonic() > deadline:
                 raise BrokerError(
                     f"no broker answers at {address} ({error}); start it, correct NPT_REDIS_URL, "
                     "or unset it to use the built-in one"
                 ) from None
         time.sleep(0.2)
+
+
+def refusal(address: RedisAddress, error: Exception) -> BrokerError | None:
+    """What to tell where a broker answers and will not have us, or we not it; None where it may do so soon."""
+    if isinstance(error, redis.AuthenticationError):
+        return BrokerError(f"the broker at {address} refuses the user or password in NPT_REDIS_URL; correct it")
+    if isinstance(error, NoPermissionError):
+        return BrokerError(
+            f"the broker at {address} does not let the user in NPT_REDIS_URL do what is needed; docs/deploy.md has the "
+            "rights it needs"
+        )
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return BrokerError(
+                f"the certificate of the broker at {address} is not trusted ({cause.verify_message}); name the CA that "
+                "signed it in NPT_REDIS_URL: ?ssl_ca_certs=/path/to/ca.pem"
+            )
+        if isinstance(cause, ssl.SSLError):
+            return BrokerError(
+                f"the broker at {address} does not speak TLS as it should ({cause.reason}); without TLS the address in "
+                "NPT_REDIS_URL begins with redis://, and a broker that wants a certificate of ours is given "
+                "ssl_certfile and ssl_keyfile there"
+            )
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def check_lets_in(address: RedisAddress) -> None:
+    """Raise BrokerError where the broker answers and refuses; one that is away may come back, and is no error."""
+    try:
+        with _client(address) as client:
+            client.ping()
+    except (redis.RedisError, OSError) as error:
+        refused = refusal(address, error)
+        if refused is not None:
+            raise refused from None
 
 
 def answers(address: RedisAddress) -> bool:

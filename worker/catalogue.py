@@ -78,6 +78,9 @@ class Catalogue:
             NotFoundError: no such model.
             ConflictError: an alias points to it, or an unfinished job needs it.
         """
+        job_id = self._models.get(model_id).job_id
+        if job_id is not None:
+            self._jobs.clear_up(job_id)  # a copy that its winner left could be taken for the model, later
         with self._store.lock(LOCK):
             self._models.get(model_id)
             aliases = self._aliases.of(model_id)

@@ -35,6 +35,7 @@ class JobContext:
     """What lies here when the use case returns becomes the job's result, if this attempt wins."""
 
     last: JobProgress | None = None
+    model_id: str | None = None
     _told: float = field(default=-1e9, repr=False)
     _phase: str = ""
     _phase_began: float = 0.0

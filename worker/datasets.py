@@ -94,7 +94,7 @@ class DatasetRepository:
             self._archives.put(key, part)
             return (key,)
 
-        return self._keep(record, {MANIFEST: manifest}, archives)
+        return self._keep(record, {MANIFEST: manifest}, archives, key)
 
     def edit(
         self,
@@ -151,24 +151,32 @@ class DatasetRepository:
                 keys.append(added)
             return tuple(keys)
 
-        return self._keep(record, files, archives)
+        return self._keep(record, files, archives, added)
 
     def _keep(
-        self, record: DatasetRecord, files: dict[str, bytes], archives: Callable[[], tuple[str, ...]]
+        self,
+        record: DatasetRecord,
+        files: dict[str, bytes],
+        archives: Callable[[], tuple[str, ...]],
+        ahead: str | None,
     ) -> tuple[DatasetRecord, bool]:
-        """Store a data set, its record last, unless its pictures are known; False then."""
+        """Store a data set, its record last, unless its pictures are known; False then.
+
+        `ahead` is the zip of these that may have been sent before, and is dropped where nothing comes to need it.
+        """
         folder = f"datasets/{record.id}"
         with self._store.lock(LOCK):
             if self._store.exists(f"{folder}/{RECORD}"):
                 # The pictures are known; what this archive had besides them is not.
                 self._store.touch(f"{folder}/{RECORD}")
+                self._archives.drop_unused(filter(None, [ahead]))
                 known = self.get(record.id)
                 faults = (*record.faults, *self._other_words(folder, files[MANIFEST]))
                 return known.model_copy(update={"faults": faults, "skipped": record.skipped}), False
-            keys: tuple[str, ...] = ()
+            keys: tuple[str, ...] = (ahead,) if ahead is not None else ()
             try:
                 keys = archives()
-                size = sum(self._store.path(key).stat().st_size for key in keys)
+                size = sum(map(self._store.size, keys))
                 record = record.model_copy(update={"archives": keys, "size": size})
                 self._references.note(record.id, needs_of_dataset(record))
                 for name, data in files.items():
@@ -306,7 +314,7 @@ class DatasetRepository:
 
         try:
             manifest = json.loads(self._store.get(f"datasets/{record.id}/{MANIFEST}"))
-            return Dataset.from_manifest(manifest, *map(self._store.path, record.archives))
+            return Dataset.from_manifest(manifest, *map(self._store.fetch, record.archives))
         except (ValueError, DatasetError) as error:
             raise CorruptRecordError(
                 f"The manifest of the data set {record.id} cannot be read; delete the data set and send it again."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import shutil
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -83,13 +82,13 @@ class ModelExchange:
         from npt_core.bundle import unpack
 
         self._store.ensure_free(part.stat().st_size)
-        key = f"uploads/{secrets.token_hex(16)}.import"
-        folder = self._store.path(key)
+        key = f"uploads/{secrets.token_hex(16)}-import"
+        folder = self._store.workspace(key)
         try:
             bundle = unpack(part, folder, max_tensor_bytes=self._settings.max_entry_bytes)
             self._store.claim(folder)
         except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)  # not `delete`: what was never counted must stay off the count
+            self._store.abandon(key)  # not `delete`: what was never counted must stay off the count
             raise
         try:
             yield Arrival(key, folder, bundle)

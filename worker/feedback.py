@@ -121,7 +121,7 @@ class FeedbackRepository:
             self._models.get(model_id)
             self._store.put(f"{FOLDER}/{model_id}/{SETTINGS}", settings.to_json())
         if self._there(model_id):
-            with self._open(model_id) as connection:
+            with self._open(model_id, write=True) as connection:
                 self._bound(connection, settings)
         return self.state(model_id)
 
@@ -169,7 +169,7 @@ class FeedbackRepository:
             settings = self.settings(model_id)
             if not settings.enabled:  # switched off, or everything forgotten, while this waited
                 return 0
-            with self._open(model_id) as connection:
+            with self._open(model_id, write=True) as connection:
                 before = connection.total_changes
                 connection.executemany(
                     "INSERT OR IGNORE INTO item (id, sha256, at, filename, answer, size, picture) "
@@ -216,7 +216,7 @@ class FeedbackRepository:
 
     def trim(self, model_id: str) -> bool:
         """Remove what is over a model's bounds; whether there was anything."""
-        with self._open(model_id) as connection:
+        with self._open(model_id, write=True) as connection:
             return self._bound(connection, self.settings(model_id)) > 0
 
     # -- reading and labelling
@@ -280,7 +280,7 @@ class FeedbackRepository:
         if not self._there(model_id):
             faults += [Fault(item, "is no item of this model; it may have grown too old") for item in cleaned]
         else:
-            with self._open(model_id) as connection:
+            with self._open(model_id, write=True) as connection:
                 for item, label in cleaned.items():
                     found = connection.execute(
                         "UPDATE item SET label = ?, labelled_at = ? WHERE id = ?", (label, label and now, item)
@@ -300,7 +300,7 @@ class FeedbackRepository:
             NotFoundError: no such model or item.
         """
         self.get(model_id, item_id)
-        with self._open(model_id) as connection:
+        with self._open(model_id, write=True) as connection:
             connection.execute("DELETE FROM item WHERE id = ?", (item_id,))
 
     def labelled(self, model_id: str) -> Iterator[tuple[FeedbackItem, bytes]]:
@@ -327,12 +327,14 @@ class FeedbackRepository:
         return self._store.exists(f"{FOLDER}/{check_id(model_id, 'model')}/{ITEMS}")
 
     @contextlib.contextmanager
-    def _open(self, model_id: str) -> Iterator[sqlite3.Connection]:
-        """A connection for one transaction, which is written when the block ends well."""
-        path = self._store.path(f"{FOLDER}/{check_id(model_id, 'model')}/{ITEMS}")
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def _open(self, model_id: str, *, write: bool = False) -> Iterator[sqlite3.Connection]:
+        """A connection for one transaction, which is written when the block ends well; to write only if said so."""
+        key = f"{FOLDER}/{check_id(model_id, 'model')}/{ITEMS}"
         try:
-            with contextlib.closing(sqlite3.connect(path, timeout=BUSY_S)) as connection:
+            with (
+                self._store.edit(key, write=write) as path,
+                contextlib.closing(sqlite3.connect(path, timeout=BUSY_S)) as connection,
+            ):
                 connection.execute("PRAGMA secure_delete = ON")  # what was forgotten is gone from the file too
                 connection.execute("PRAGMA auto_vacuum = FULL")  # of a new file: what goes makes room on the disk
                 connection.executescript(_SCHEMA)

@@ -20,21 +20,20 @@ import contextlib
 import hashlib
 import json
 import sqlite3
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from npt_core.errors import NPTError
+from worker.errors import NotFoundError
 from worker.feedback import FOLDER as FEEDBACK
 from worker.feedback import ITEMS, SETTINGS, FeedbackSettings
 from worker.ids import DATASET_ID_PATTERN, ID_PATTERN
 from worker.jobfiles import JobFiles, read_record
 from worker.models import RECORD as MODEL_RECORD
-from worker.models import hash_file
-from worker.records import AliasRecord, AuditRecord, DatasetRecord, JobStatus, ModelRecord, Record
-from worker.store.local import LocalStore
+from worker.records import AliasRecord, AuditRecord, DatasetRecord, JobStatus, ModelRecord, Record, utcnow
+from worker.store.base import Store
 
 SETTLING_S = 60.0
 """A folder without its record may be in the making for so long."""
@@ -78,7 +77,7 @@ class Integrity:
         keys: What an API key is stored as, which the floor above knows: ending of a file -> kind of record.
     """
 
-    def __init__(self, store: LocalStore, keys: dict[str, type[Record]] | None = None) -> None:
+    def __init__(self, store: Store, keys: dict[str, type[Record]] | None = None) -> None:
         self._store = store
         self._files = JobFiles(store)
         self._keys = keys or {}
@@ -130,27 +129,27 @@ class Integrity:
             return
         if record.id != name:
             yield Damage("model", name, MODEL_RECORD, f"is the record of {record.id!r}; {cure}")
-        folder = self._store.path(f"models/{name}")
         for file, mark in record.files.items():
-            what = self._file_fault(folder / file, mark.size, mark.sha256)
+            what = self._file_fault(f"models/{name}/{file}", mark.size, mark.sha256)
             if what:
                 yield Damage("model", name, file, f"{what}; {cure}")
 
-    def _file_fault(self, path: Path, size: int, sha256: str) -> str | None:
+    def _file_fault(self, key: str, size: int, sha256: str) -> str | None:
         try:
-            found = path.stat().st_size
-            if found != size:
+            found = self._store.size(key)
+            if found != size and self._store.exists(key):
                 return f"has {found:,} bytes, and was written with {size:,}"
-            return None if hash_file(path) == sha256 else "is not what was written: its SHA-256 differs"
-        except FileNotFoundError:
+            return None if self._store.digest(key) == sha256 else "is not what was written: its SHA-256 differs"
+        except NotFoundError:
             return "is missing"
         except OSError as error:
             return f"cannot be read: {_words(error)}"
 
     def _archive(self, name: str) -> Iterator[Damage]:
-        path = self._store.path(f"archives/{name}")
         try:
-            good = hash_file(path) == name.removesuffix(".zip")
+            good = self._store.digest(f"archives/{name}") == name.removesuffix(".zip")
+        except NotFoundError:  # deleted just now
+            return
         except OSError as error:
             self._bad_archives.add(f"archives/{name}")
             yield Damage("archive", name, "", f"cannot be read: {_words(error)}; restore it from a backup")
@@ -169,7 +168,7 @@ class Integrity:
         if record is None:
             yield from damage
             return
-        missing = [key for key in record.archives if not self._store.path(key).is_file()]
+        missing = [key for key in record.archives if not self._store.exists(key)]
         for key in missing:
             yield Damage("dataset", name, key, f"is missing; {cure}")
         _, damage = self._read(
@@ -180,7 +179,8 @@ class Integrity:
             yield Damage("dataset", name, "change.json", f"{what}; what the edit did is not known any more")
         try:
             manifest = json.loads(self._store.get(f"datasets/{name}/manifest.json"))
-            dataset = Dataset.from_manifest(manifest, *map(self._store.path, record.archives))
+            # A zip that is missing or damaged has been said to be; the manifest can be judged without it.
+            dataset = Dataset.from_manifest(manifest, *map(self._fetched, record.archives))
         except (ValueError, NPTError, OSError, RecursionError) as error:
             yield Damage("dataset", name, "manifest.json", f"cannot be read: {_words(error)}; {cure}")
             return
@@ -189,6 +189,12 @@ class Integrity:
                 yield Damage("dataset", name, "manifest.json", f"is that of the data set {dataset.id}; {cure}")
             if self._bad_archives & set(record.archives) and not missing:
                 yield from self._hurt(name, dataset, cure)
+
+    def _fetched(self, key: str) -> Path:
+        try:
+            return self._store.fetch(key)
+        except (NPTError, OSError):
+            return Path(key)  # leads nowhere
 
     def _hurt(self, name: str, dataset: Any, cure: str) -> Iterator[Damage]:
         """Which pictures of a data set a damaged zip has cost."""
@@ -248,10 +254,11 @@ class Integrity:
             "feedback", name, f"{FEEDBACK}/{name}/{SETTINGS}", FeedbackSettings, "switch it on again", optional=True
         )
         yield from damage
-        path = self._store.path(f"{FEEDBACK}/{name}/{ITEMS}")
-        if not path.exists():
+        key = f"{FEEDBACK}/{name}/{ITEMS}"
+        if not self._store.exists(key):
             return
         try:
+            path = self._store.fetch(key)
             with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=10)) as database:
                 told = database.execute("PRAGMA quick_check(1)").fetchone()[0]
                 if told != "ok":
@@ -272,17 +279,24 @@ class Integrity:
     ) -> tuple[Any, list[Damage]]:
         """A record, or what is wrong with it."""
         file = key.removeprefix(f"{key.partition('/')[0]}/{name}/")
-        path = self._store.path(key)
+        folder = key.rpartition("/")[0]
         try:
             return read_record(self._store, key, record), []
         except NPTError:
-            if path.exists():
+            if self._store.exists(key):
                 return None, [Damage(kind, name, file, f"cannot be read; {cure}")]
         except OSError as error:
             return None, [Damage(kind, name, file, f"cannot be read: {_words(error)}; {cure}")]
-        if optional or not path.parent.exists() or time.time() - path.parent.stat().st_mtime < SETTLING_S:
-            return None, []  # there is none, it is gone, or it is in the making
+        if optional or self._in_the_making(folder):
+            return None, []
         return None, [Damage(kind, name, file, f"is missing; {cure}")]
+
+    def _in_the_making(self, folder: str) -> bool:
+        """Whether a record may be missing: its folder is gone, or young."""
+        try:
+            return (utcnow() - self._store.touched(folder)).total_seconds() < SETTLING_S
+        except NotFoundError:
+            return True
 
     def _json_fault(self, key: str) -> str | None:
         try:

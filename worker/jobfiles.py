@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from bisect import bisect_left
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,20 +54,31 @@ class JobFiles:
         """Write a request down; False where one of that id exists. `archive` is moved to it, in the same instant."""
         if archive is None:
             return self.store.put(f"jobs/{spec.id}/job.json", spec.to_json(), create_only=True)
-        staged = f"uploads/{spec.id}"  # swept with the uploads, should this process die here
+        staged = self._staged(spec.id)
         try:
             self.store.put_file(f"{staged}/{INPUT}", archive)
             self.store.put(f"{staged}/job.json", spec.to_json())
-            return self.store.move(staged, f"jobs/{spec.id}")
+            return self.store.move(staged, f"jobs/{spec.id}", last="job.json")
         finally:
             self.store.delete(staged)
+
+    def stage(self, job_id: str, archive: Path) -> None:
+        """Do ahead what takes long with a large archive, which stays; `unstage` where no `put_spec` follows."""
+        self.store.flush(archive, f"{self._staged(job_id)}/{INPUT}")
+
+    def unstage(self, job_id: str) -> None:
+        """Leave nothing of what `stage` did."""
+        self.store.abandon(self._staged(job_id))
+
+    def _staged(self, job_id: str) -> str:
+        return f"uploads/{job_id}"  # swept with the uploads, should this process die
 
     def input(self, job_id: str) -> Path:
         """The archive that came with the request. Raises NotFoundError where there is none, or none any more."""
         key = f"jobs/{check_id(job_id, 'job')}/{INPUT}"
         if not self.store.exists(key):
             raise NotFoundError(f"The archive of the job {job_id} is not there any more; send it again.")
-        return self.store.path(key)
+        return self.store.fetch(key)
 
     def spec(self, job_id: str) -> JobSpec:
         """What was asked. Raises NotFoundError."""
@@ -120,10 +130,14 @@ class JobFiles:
         return f"jobs/{job_id}/attempts/{fence:04d}"
 
     def attempt_folder(self, job_id: str, fence: int) -> Path:
-        """The folder this attempt writes its results into."""
-        folder = self.store.path(self.attempt_key(job_id, fence))
+        """The folder this attempt writes its results into; others see it after `Store.sync`."""
+        folder = self.store.workspace(self.attempt_key(job_id, fence))
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def abandon_attempt(self, job_id: str, fence: int) -> None:
+        """Remove what an attempt made that did not win."""
+        self.store.abandon(self.attempt_key(job_id, fence))
 
     # -- results
 
@@ -142,7 +156,7 @@ class JobFiles:
         key = f"jobs/{check_id(job_id, 'job')}/{RESULTS}/{name}"
         if not self.store.exists(key):
             raise NotFoundError(f"The job {job_id} has no {name}.")
-        return self.store.path(key)
+        return self.store.fetch(key)
 
     # -- cancel and end
 
@@ -170,7 +184,7 @@ class JobFiles:
         for name in ("checkpoint", PARTS, INPUT):
             self.store.delete(f"jobs/{job_id}/{name}")
         for fence in self.fences(job_id):
-            shutil.rmtree(self.store.path(self.attempt_key(job_id, fence)), ignore_errors=True)
+            self.abandon_attempt(job_id, fence)
 
     # -- checkpoints
 

@@ -101,8 +101,16 @@ class JobStore(JobReader):
         return self.get(earlier) if earlier is not None else None
 
     def _put_spec(self, spec: JobSpec, dataset_id: str | None, archive: Path | None) -> bool:
-        if archive is not None:
-            self._store.flush(archive)  # with a large one it takes long
+        if archive is None:
+            return self._put_under_locks(spec, dataset_id, None)
+        self.files.stage(spec.id, archive)
+        try:
+            return self._put_under_locks(spec, dataset_id, archive)
+        except BaseException:
+            self.files.unstage(spec.id)
+            raise
+
+    def _put_under_locks(self, spec: JobSpec, dataset_id: str | None, archive: Path | None) -> bool:
         # Neither a data set nor a model can go between the look and the job that needs it.
         with self._store.lock("datasets"), self._store.lock(MODELS):
             if dataset_id is not None and not self._store.touch(
@@ -117,6 +125,14 @@ class JobStore(JobReader):
             return self.files.put_spec(spec, archive)
 
     # -- removing
+
+    def clear_up(self, job_id: str) -> None:
+        """Carry out, once more, what was decided of a job, and leave nothing of its attempts; call it with no lock."""
+        with contextlib.suppress(WorkerError):  # damaged: it is carried out no more either
+            end = self.files.end(job_id)
+            if end is not None:
+                self.carry_out(job_id, end)
+                self.files.tidy(job_id)
 
     def remove(self, job_id: str) -> bool:
         """Remove the record and files of an ended job, its model stays; False where it has not ended or is not there.

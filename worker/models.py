@@ -90,7 +90,7 @@ class ModelRepository:
             return self.get(record.id), True
 
     def _promote(self, source: str, model_id: str) -> bool:
-        if not self._store.exists(f"{source}/{RECORD}") or self._store.exists(f"models/{model_id}"):
+        if not self._store.exists(f"{source}/{RECORD}") or self._store.exists(f"models/{model_id}/{RECORD}"):
             return False
         try:
             record = read_record(self._store, f"{source}/{RECORD}", ModelRecord)
@@ -102,7 +102,7 @@ class ModelRepository:
             if record.content:
                 self._store.put(f"contents/{record.content}/{model_id}", b"")
             self._references.note(model_id, needs_of_model(record))
-        moved = self._store.move(source, f"models/{model_id}")
+        moved = self._store.move(source, f"models/{model_id}", last=RECORD)
         if moved:
             log.info("model stored", model=model_id)
         return moved
@@ -122,7 +122,7 @@ class ModelRepository:
     def folder(self, model_id: str) -> Path:
         """The folder of its files, as they lie there. Raises NotFoundError."""
         self.get(model_id)
-        return self._store.path(f"models/{model_id}")
+        return self._store.fetch(f"models/{model_id}")
 
     def sound_folder(self, model_id: str) -> Path:
         """The same, to be loaded from: what a classifier is made of is what was written. Its report is not looked at.
@@ -132,7 +132,7 @@ class ModelRepository:
             CorruptRecordError: a file of it is missing or not what was written.
         """
         self.refuse_damage(model_id, self.verify(model_id, but=REPORT))
-        return self._store.path(f"models/{model_id}")
+        return self._store.fetch(f"models/{model_id}")
 
     def refuse_damage(self, model_id: str, damaged: tuple[str, ...]) -> None:
         """Raise CorruptRecordError where there is any; NotFoundError where the model was deleted meanwhile."""
@@ -240,7 +240,7 @@ class ModelRepository:
     def verify(self, model_id: str, *, but: str | None = None) -> tuple[str, ...]:
         """The files of a model that are missing or not what was written; `but` is one that does not matter."""
         record = self.get(model_id)
-        folder = self._store.path(f"models/{model_id}")
+        folder = self._store.fetch(f"models/{model_id}")
         return tuple(
             name
             for name, mark in record.files.items()

@@ -61,7 +61,7 @@ class OnnxFiles:
         except NotFoundError:
             return None
         with contextlib.suppress(OSError):
-            os.utime(self._store.path(key))
+            self._store.touch(key)
         return file, os.fstat(file.fileno()).st_size
 
     def make(self, record: ModelRecord) -> None:
@@ -128,9 +128,9 @@ class OnnxFiles:
         used: dict[str, tuple[float, int]] = {}
         for key, size in self._store.walk(FOLDER):
             folder = key.rpartition("/")[0]
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(NotFoundError):
                 when, total = used.get(folder, (0.0, 0))
-                used[folder] = (max(when, self._store.path(key).stat().st_mtime), total + size)
+                used[folder] = (max(when, self._store.touched(key).timestamp()), total + size)
         room = self._settings.onnx_cache_bytes
         for folder, (_, size) in sorted(used.items(), key=lambda item: item[1], reverse=True):
             room -= size

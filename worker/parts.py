@@ -34,7 +34,7 @@ class Parts:
     def __iter__(self) -> Iterator[Path]:
         """The file of every part, in order."""
         for start, end in self._chain():
-            yield self._store.path(f"{self._folder}/{start:08d}-{end:08d}")
+            yield self._store.fetch(f"{self._folder}/{start:08d}-{end:08d}")
 
     def _chain(self) -> list[tuple[int, int]]:
         """The parts of which each begins where the one before it ends, as far as any such chain goes.

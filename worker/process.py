@@ -15,10 +15,12 @@ import structlog
 from celery import signals
 from celery.exceptions import SecurityWarning
 
+from worker.broker import check_lets_in
 from worker.celery_app import NPTCelery, keep_logging
 from worker.identity import boot_id, process_name
 from worker.lease import Identity
 from worker.logs import setup_logging
+from worker.redis_url import RedisAddress
 from worker.runner import Runner
 from worker.service import Services, open_services
 from worker.settings import WorkerSettings
@@ -37,6 +39,7 @@ def work(app: NPTCelery) -> int:
     settings = app.settings
     setup_logging(settings)
     warnings.simplefilter("ignore", SecurityWarning)  # about pickle, which nothing here accepts
+    check_lets_in(RedisAddress.parse(settings.redis_address))
     services = open_services(settings)
     worker = process_name()
     warden = Warden(services, worker)

@@ -47,8 +47,13 @@ class RedisAddress:
 
     @property
     def broker_url(self) -> str:
-        """The same for Celery, which says `redis+socket://` for a unix socket and `virtual_host` for its database."""
+        """The same for Celery, which says `redis+socket://` for a unix socket and `virtual_host` for its database.
+
+        Celery speaks TLS only where it is told how; that certificates are judged is what redis-py does untold.
+        """
         parts = urlsplit(self.url)
+        if parts.scheme == "rediss" and not any(key == "ssl_cert_reqs" for key, _ in parse_qsl(parts.query)):
+            return f"{self.url}{'&' if parts.query else '?'}ssl_cert_reqs=required"
         if parts.scheme != "unix":
             return self.url
         query = [("virtual_host" if key == "db" else key, value) for key, value in parse_qsl(parts.query)]

@@ -11,7 +11,6 @@ service, and beside another sweep.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -37,13 +36,14 @@ from worker.models import ModelRepository
 from worker.onnx_files import FOLDER as EXPORTS
 from worker.records import DatasetRecord, JobEnd, utcnow
 from worker.settings import WorkerSettings
-from worker.store.base import KEY_PATTERN
-from worker.store.local import LocalStore
+from worker.store.base import KEY_PATTERN, Store
 
 log = structlog.get_logger(__name__)
 
 SETTLING_S = 60.0
 """A job that ended this long ago has been tidied by whoever ended it, or that process died."""
+SWEPT = "run/swept"
+"""Written when a sweep begins."""
 UNKNOWN_FEATURES_DAYS = 7.0
 """Features of a backbone that no model is made with go when nobody used them for so long."""
 
@@ -79,7 +79,7 @@ class Retention:
 
     def __init__(
         self,
-        store: LocalStore,
+        store: Store,
         jobs: JobStore,
         datasets: DatasetRepository,
         models: ModelRepository,
@@ -115,12 +115,16 @@ class Retention:
 
     def sweep_in_turn(self, every_s: float) -> None:
         """Sweep, unless another process of this store does, or has within that time."""
-        mark = self._store.root / "run" / "swept"
         with self._store.try_lock("sweep") as alone:
-            if not alone or (mark.exists() and time.time() - mark.stat().st_mtime < every_s / 2):
-                return
-            mark.touch()
-            self.sweep()
+            if alone and not self._swept_within(every_s / 2):
+                self._store.put(SWEPT, b"")
+                self.sweep()
+
+    def _swept_within(self, seconds: float) -> bool:
+        try:
+            return (utcnow() - self._store.touched(SWEPT)).total_seconds() < seconds
+        except NotFoundError:
+            return False
 
     def find(self, policy: Policy | None = None) -> list[Waste]:
         """What may go now. Changes nothing."""
@@ -217,6 +221,11 @@ class Retention:
             if not self._store.exists(f"datasets/{name}/dataset.json"):
                 place = f"datasets/{name}"
                 yield self._leftover("dataset.json", place, "a data set that was never finished", DATASETS)
+        if self._store.moves_in_steps:  # in a folder a model without its record is damaged, and not ours to remove
+            for name in self._names("models"):
+                place = f"models/{name}"
+                if not self._store.exists(f"{place}/model.json") and self._old(place):
+                    yield self._leftover("model.json", place, "a model that was cut off in the making", MODELS)
         for name in self._names("jobs"):
             place = f"jobs/{name}"
             if not self._store.exists(f"{place}/job.json") and self._old(place):
@@ -333,11 +342,10 @@ class Retention:
                 yield Waste("features", group.name or "(none)", group.size, why, drop)
 
     def _stale(self) -> Iterator[Waste]:
-        for path, size in self._store.stale(self._settings.part_ttl_s):
-            place = path.relative_to(self._store.root).as_posix()
+        for place, size in self._store.stale(self._settings.part_ttl_s):
             kind = "upload" if place.startswith("uploads/") else "leftover"
             why = "an upload that was never finished" if kind == "upload" else "a write or removal that was cut off"
-            yield Waste(kind, place, size, why, _bound(self._store.discard, path))
+            yield Waste(kind, place, size, why, _bound(self._store.drop_stale, place))
 
     def _names(self, prefix: str) -> list[str]:
         """Names under a prefix that we can have given."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-import shutil
 import threading
+import time
 from collections.abc import Callable, Mapping
 
 import redis
@@ -16,17 +17,19 @@ from worker.context import JobContext
 from worker.control import JobControl, Pulse
 from worker.errors import CorruptRecordError, NotFoundError, StoreFullError, WorkerError
 from worker.ids import new_id
-from worker.jobfiles import RESULTS
 from worker.lease import Identity, Lease
 from worker.logs import about_job, log_change
 from worker.marks import BusyMark
 from worker.records import Attempt, JobEnd, JobSpec, JobStatus, Outcome, Problem, utcnow
 from worker.service import Services
+from worker.store.base import StoreUnavailable
 from worker.usecases import find
 
 log = structlog.get_logger(__name__)
 
 FULL_PAUSE_S = 5.0
+OUTAGE_S, OUTAGE_PAUSE_S = 600.0, 3.0
+"""A store that does not answer is asked again for so long, and so often, when a job has ended."""
 ATTEMPT_NUMBERS = 5
 CANNOT_WRITE = "The result could not be written to the data volume; make room there and start the job again."
 
@@ -63,6 +66,9 @@ class Runner:
                 return self._attempt(lease)
         except redis.RedisError:
             raise
+        except StoreUnavailable as error:
+            self._no_room(lease.job_id, error)
+            return True
         except Exception:  # its folder may be damaged: charged, so that the cap ends it and the queue goes on
             log.exception("attempt broke off")
             self._give_up(lease)
@@ -141,7 +147,14 @@ class Runner:
         self._drain.wait(FULL_PAUSE_S)
         held = [each for each in self._services.leases.held() if each.job_id == job_id and each.pid == self._who.pid]
         for each in held:
-            self._services.recovery.release(job_id, each.fence, "drained")
+            self._release(job_id, each.fence)
+
+    def _release(self, job_id: str, fence: int) -> None:
+        """Give a job back, uncharged; where the store does not answer either, Redis alone is told."""
+        try:
+            self._services.recovery.release(job_id, fence, "drained")
+        except StoreUnavailable:
+            self._services.leases.release(job_id, fence, "drained")  # the reaper sends a hint
 
     def _pulse(self, lease: Lease, control: JobControl) -> Pulse:
         """What keeps the lease while it is open."""
@@ -173,9 +186,12 @@ class Runner:
                 self._finish(context, ending)
 
     def _finish(self, context: JobContext, ending: Callable[[], None]) -> None:
-        """End the job; where the result cannot be kept, fail it, and where not even that can be written, be charged."""
+        """End the job; where the result cannot be kept, fail it, and where not even that can be written, be charged.
+
+        A bucket that does not answer is asked again for a while: hours of work may wait to be kept.
+        """
         try:
-            ending()
+            self._outlast(context, ending)
             return
         except (OSError, StoreFullError) as error:
             log.error("result cannot be written", error=str(error))
@@ -188,6 +204,22 @@ class Runner:
             self._drain.wait(FULL_PAUSE_S)
             self._services.recovery.release(context.spec.id, context.fence, "died")
 
+    def _outlast(self, context: JobContext, ending: Callable[[], None]) -> None:
+        until = time.monotonic() + OUTAGE_S
+        again = False
+        while True:
+            try:
+                if again and self._won(context):
+                    self._services.jobs.settle(context.spec.id)  # the answer was lost, and what follows is not done
+                else:
+                    ending()
+                return
+            except StoreUnavailable as error:
+                if time.monotonic() > until or self._drain.wait(OUTAGE_PAUSE_S):
+                    raise
+                again = True
+                log.warning("the store does not answer, the result is kept until it does", error=str(error))
+
     def _judge(self, context: JobContext) -> Callable[[], None] | None:
         """Do the work; what must follow, or None where this attempt just steps back."""
         spec = context.spec
@@ -198,9 +230,13 @@ class Runner:
             return lambda: self._succeed(context, outcome)
         except LeaseLost:
             log.warning("lease lost, attempt given up")
-            shutil.rmtree(context.folder, ignore_errors=True)
+            self._abandon(context)
             return None
         except Drained:
+            return lambda: self._put_back(context)
+        except StoreUnavailable as error:
+            log.error("the store does not answer, job put back", error=str(error))
+            self._drain.wait(FULL_PAUSE_S)
             return lambda: self._put_back(context)
         except Cancelled:
             return lambda: self._end(context, JobStatus.CANCELLED, None)
@@ -233,15 +269,13 @@ class Runner:
         services, job_id = self._services, context.spec.id
         model_id = None
         if outcome.model is not None:
-            model_id = new_id("model")
+            model_id = context.model_id = context.model_id or new_id("model")  # one, however often this is tried
             services.models.prepare(
                 context.folder, outcome.model, model_id=model_id, job_id=job_id, owner=context.spec.owner
             )
         attempt = services.jobs.files.attempt_key(job_id, context.fence)
         services.store.claim(context.folder)
-        for made in (attempt, f"{attempt}/{RESULTS}"):
-            if services.store.exists(made):
-                services.store.sync(made)
+        services.store.sync(attempt)
         end = self._ending(context, JobStatus.SUCCEEDED).model_copy(
             update=outcome.model_dump(exclude={"model"}) | {"model_id": model_id}
         )
@@ -249,6 +283,11 @@ class Runner:
             log.warning("another attempt was first, result discarded")
         elif model_id is not None:
             log_change("model.create", model_id, key=context.spec.owner)
+
+    def _won(self, context: JobContext) -> bool:
+        """Whether it was this attempt that ended the job."""
+        end = self._services.jobs.files.end(context.spec.id)
+        return end is not None and end.fence == context.fence and end.status is JobStatus.SUCCEEDED
 
     def _end(self, context: JobContext, status: JobStatus, problem: Problem | None) -> None:
         """Fail or cancel, unless the job is somebody else's by now: then it is theirs to end."""
@@ -260,10 +299,14 @@ class Runner:
         if problem is not None:
             log.warning("job failed", problem=problem.type, detail=problem.detail)
 
+    def _abandon(self, context: JobContext) -> None:
+        with contextlib.suppress(OSError):  # a sweep finds it
+            self._services.jobs.files.abandon_attempt(context.spec.id, context.fence)
+
     def _put_back(self, context: JobContext) -> None:
-        shutil.rmtree(context.folder, ignore_errors=True)
+        self._abandon(context)
         try:
-            self._services.recovery.release(context.spec.id, context.fence, "drained")
+            self._release(context.spec.id, context.fence)
         except (OSError, StoreFullError) as error:
             log.error("store not writable, the lease will run out", error=str(error))
 

@@ -48,7 +48,8 @@ from worker.redis_url import RedisAddress
 from worker.retention import Retention
 from worker.settings import WorkerSettings, get_settings
 from worker.shelf import DatasetShelf
-from worker.store.local import LocalStore
+from worker.store.base import Store
+from worker.store.opening import open_store
 from worker.tally import Tally
 from worker.usage import Usage
 
@@ -71,7 +72,7 @@ class Services:
     keys: Keys
     tally: Tally
     usage: Usage
-    store: LocalStore
+    store: Store
     leases: LeaseScripts
     events: Events
     jobs: JobStore
@@ -186,7 +187,7 @@ class Services:
         try:
             found |= {"store": self.store.writable(), "free_bytes": shutil.disk_usage(self.settings.data_dir).free}
         except OSError as error:
-            log.warning("the data folder cannot be used", error=str(error))
+            log.warning("the store cannot be used", error=str(error))
         return found
 
     def close(self) -> None:
@@ -198,18 +199,21 @@ class Services:
 
 
 def open_services(settings: WorkerSettings | None = None, *, clock: Clock | None = None) -> Services:
-    """Wire the floor. Opens no connection by itself: Redis may be away.
+    """Wire the floor. Opens no connection to Redis, which may be away. A bucket is asked whether it will do.
 
     Args:
         settings: The environment's where None.
         clock: Milliseconds now, for tests of leases; Redis' own time where None.
+
+    Raises:
+        ConfigError: there is no such bucket, or it cannot be used.
     """
     settings = settings or get_settings()
     address = RedisAddress.parse(settings.redis_address)
     client = address.client()
     probe = address.client(socket_timeout=PROBE_S, connect_timeout=PROBE_S)
     keys = Keys(settings.redis_prefix)
-    store = LocalStore(settings.data_dir, min_free_bytes=settings.min_free_bytes, max_bytes=settings.max_store_bytes)
+    store = open_store(settings)
     leases = LeaseScripts(client, keys, settings, clock=clock)
     models = ModelRepository(store)
     bus = Bus(client, keys, leases, RedisMemory(client, keys, settings.data_dir / "run" / "untold"))

@@ -5,6 +5,7 @@ Read from `NPT_*` environment variables, in this one place. The app floor compos
 
 from __future__ import annotations
 
+import re
 import socket
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +16,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 GIB = 1024**3
 MIB = 1024**2
+STORE_URL = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/([A-Za-z0-9_-][A-Za-z0-9._/-]{0,200}?))?/?")
+ENDPOINT = re.compile(r"https?://[A-Za-z0-9.\[\]:_-]+/?")
 
 
 class WorkerSettings(BaseSettings):
@@ -26,9 +29,25 @@ class WorkerSettings(BaseSettings):
     data_dir: Path = Field(
         default=Path("data"), description="Folder of everything durable: data sets, jobs, models, caches."
     )
+    store_url: str | None = Field(
+        default=None,
+        description="A bucket that holds everything durable in place of DATA_DIR, for several machines: "
+        "s3://BUCKET or s3://BUCKET/PREFIX. Credentials and region are those of AWS_* variables. Unset: DATA_DIR.",
+    )
+    s3_endpoint: str | None = Field(
+        default=None,
+        description="Address of an S3-compatible server that is not AWS: https://HOST:PORT. AWS_CA_BUNDLE names the "
+        "CA of its certificate.",
+    )
+    s3_cache_bytes: int = Field(
+        default=8 * GIB,
+        ge=0,
+        description="Room in DATA_DIR/cache for what was read from the bucket as files; the least used ones go first.",
+    )
     redis_url: SecretStr | None = Field(
         default=None,
-        description="Redis or Valkey to use: redis://, rediss:// or unix:///path. Unset: the service starts its own.",
+        description="Redis or Valkey to use: redis://, rediss:// or unix:///path; with TLS, ?ssl_ca_certs=/path names "
+        "the CA. Unset: the service starts its own.",
     )
     redis_prefix: str = Field(
         default="npt",
@@ -169,10 +188,33 @@ class WorkerSettings(BaseSettings):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
-    @field_validator("backbone", "redis_url", "weights_dir", "features_dir", "log_json", mode="before")
+    @field_validator(
+        "backbone",
+        "redis_url",
+        "store_url",
+        "s3_endpoint",
+        "weights_dir",
+        "features_dir",
+        "log_json",
+        mode="before",
+    )
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value
+
+    @field_validator("store_url")
+    @classmethod
+    def _bucket(cls, value: str | None) -> str | None:
+        if value is not None and not STORE_URL.fullmatch(value):
+            raise ValueError("must be s3://BUCKET or s3://BUCKET/PREFIX, of letters, digits and . _ -")
+        return value
+
+    @field_validator("s3_endpoint")
+    @classmethod
+    def _endpoint(cls, value: str | None) -> str | None:
+        if value is not None and not ENDPOINT.fullmatch(value):
+            raise ValueError("must be http://HOST:PORT or https://HOST:PORT, with no path and no password in it")
+        return value
 
     @field_validator("data_dir", "weights_dir", "features_dir")
     @classmethod
@@ -198,6 +240,10 @@ class WorkerSettings(BaseSettings):
     @property
     def features_path(self) -> Path:
         return self.features_dir or self.data_dir / "features"
+
+    def place(self, folder: str) -> str:
+        """Where a folder of the store is, for a person to read."""
+        return f"{self.store_url.rstrip('/')}/{folder}" if self.store_url else str(self.data_dir / folder)
 
     @property
     def run_dir(self) -> Path:

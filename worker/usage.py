@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,17 +15,14 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from worker import measuring
 from worker.measuring import KIND_OF, measure
 from worker.rounds import Rounds
 
 if TYPE_CHECKING:
-    from worker.store.local import LocalStore
+    from worker.store.base import Store
 
 log = structlog.get_logger(__name__)
 
-EVERY_S = 60.0
-LONGEST_S = 600.0
 COUNTED = frozenset({"datasets", "models", "jobs", "feedback", "uploads"})
 """Kinds that the limit of the store is about; caches have limits of their own."""
 
@@ -48,11 +44,11 @@ class Usage:
         store: Its limit is set right with what was found.
     """
 
-    def __init__(self, store: LocalStore) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
         self._found = store.root / "run" / "usage.json"
         self.bytes: Mapping[str, int] | None = None
-        self._rounds = Rounds("usage", self._round, EVERY_S)
+        self._rounds = Rounds("usage", self._round, store.measure_every_s)
         self.start, self.stop = self._rounds.start, self._rounds.stop
 
     def refresh(self) -> None:
@@ -77,18 +73,16 @@ class Usage:
 
     def _is_fresh(self) -> bool:
         try:
-            return 0 <= time.time() - self._found.stat().st_mtime < EVERY_S / 2
+            return 0 <= time.time() - self._found.stat().st_mtime < self._store.measure_every_s / 2
         except FileNotFoundError:
             return False
 
     def _measure(self) -> int:
-        command = [sys.executable, "-I", "-S", measuring.__file__, str(self._store.root)]
-        done = subprocess.run(command, capture_output=True, check=True, timeout=LONGEST_S)  # noqa: S603 - our own file
-        found: dict[str, int] = json.loads(done.stdout)
+        found = dict(self._store.measure())
         self.bytes = found
         self._found.parent.mkdir(parents=True, exist_ok=True)
         draft = self._found.with_suffix(f".{os.getpid()}")
-        draft.write_bytes(done.stdout)
+        draft.write_text(json.dumps(found))
         draft.replace(self._found)
         return _counted_of(found)
 

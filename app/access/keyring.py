@@ -57,6 +57,7 @@ class Keyring:
         repository: Those of the store.
         now: The clock that ends keys.
         closed: Nobody gets in without a key, even before there is one.
+        every_s: How often the store is read again.
 
     Raises:
         ConfigError: An entry of the settings is neither.
@@ -69,6 +70,7 @@ class Keyring:
         now: Callable[[], datetime] = utcnow,
         *,
         closed: bool = False,
+        every_s: float = REFRESH_S,
     ) -> None:
         self._digests = [_digest(entry, number) for number, entry in enumerate(entries, 1)]
         self.repository, self._now = repository, now
@@ -77,7 +79,7 @@ class Keyring:
         self._closed = closed or bool(self._digests)
         self._failing = False
         self._reading = threading.Lock()
-        self._rounds = Rounds("keyring", self._round, REFRESH_S)
+        self._rounds = Rounds("keyring", self._round, every_s)
         self.refresh()
 
     @property
@@ -134,7 +136,7 @@ class Keyring:
             self._stored, self._names, self._closed = known, names, True
 
     def start(self) -> None:
-        """Read the store again twice a second, beside everything else, until `stop`."""
+        """Read the store again and again, beside everything else, until `stop`."""
         self._rounds.start()
 
     def stop(self) -> None:

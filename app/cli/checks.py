@@ -55,6 +55,8 @@ def every_check(*, load: bool) -> Iterator[Check]:
     yield from _guarded("device", lambda: device(settings))
     yield from _guarded("memory", memory)
     yield from _guarded("data", lambda: data_folder(settings))
+    if settings.store_url is not None:
+        yield from _guarded("store", lambda: bucket(settings))
     yield from _guarded("redis", lambda: redis(settings))
     yield from _guarded("port", lambda: port(settings))
     yield from _guarded("access", lambda: access(settings))
@@ -161,6 +163,19 @@ def data_folder(settings: AppSettings) -> Iterator[Check]:
         yield Check("data", "problem", words, do)
     else:
         yield Check("data", "ok", words)
+
+
+def bucket(settings: AppSettings) -> Iterator[Check]:
+    """Whether the bucket that holds the store is there, lets us in, and heeds conditional writes."""
+    from npt_core.errors import ConfigError
+    from worker.store.opening import open_store
+
+    try:
+        open_store(settings)
+    except ConfigError as error:
+        yield Check("store", "problem", error.message, "docs/deploy.md says under A bucket what a bucket needs.")
+        return
+    yield Check("store", "ok", f"{settings.store_url} can be used, conditional writes included")
 
 
 def _try_out(folder: Path) -> None:

@@ -47,7 +47,7 @@ def gc(
     settings = AppSettings()
     setup_logging(settings)
     policy = _policy([*(older_than or ()), *(more or ())], settings)
-    if not settings.data_dir.is_dir():
+    if settings.store_url is None and not settings.data_dir.is_dir():
         raise ConfigError(f"There is no data folder {str(settings.data_dir)!r}; NPT_DATA_DIR says where it is.")
     services = open_services(settings)
     try:

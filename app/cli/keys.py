@@ -1,4 +1,4 @@
-"""`npt keys`: make, list and revoke API keys in the data folder. A running server notices within a second."""
+"""`npt keys`: make, list and revoke API keys in the data folder. A running server notices within seconds."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def create(
         sys.stdout.write(json.dumps(facts | {"key": secret}) + "\n")
         return
     sys.stderr.write(
-        f"Key {record.id} ({', '.join(record.scopes)}) is kept, as a hash, in {settings.data_dir / FOLDER}.\n"
+        f"Key {record.id} ({', '.join(record.scopes)}) is kept, as a hash, in {settings.place(FOLDER)}.\n"
         "The key itself is shown this once:\n"
     )
     sys.stdout.write(f"{secret}\n")
@@ -96,7 +96,7 @@ def list_keys(data_dir: DataDir = None, as_json: Json = False) -> None:
     rows = [("ID", "STATE", "SCOPES", "EXPIRES", "LABEL")]
     rows += [_row(key, now) for key in repository.all()]
     if len(rows) == 1:
-        sys.stderr.write(f"There is no key in {settings.data_dir / FOLDER}.\n")
+        sys.stderr.write(f"There is no key in {settings.place(FOLDER)}.\n")
         return
     widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
     for row in rows:
@@ -128,16 +128,16 @@ def revoke(
     if as_json:
         sys.stdout.write(json.dumps({"id": id, "revoked": ended}) + "\n")
     elif ended:
-        sys.stderr.write(f"Key {id} is revoked; a running server refuses it within a second.\n")
+        sys.stderr.write(f"Key {id} is revoked; a running server refuses it within seconds.\n")
     else:
         sys.stderr.write(f"Key {id} was revoked before.\n")
 
 
 def _repository(settings: AppSettings) -> KeyRepository:
     from app.access.repository import KeyRepository
-    from worker.store.local import LocalStore
+    from worker.store.opening import open_store
 
-    return KeyRepository(LocalStore(settings.data_dir))
+    return KeyRepository(open_store(settings))
 
 
 def expiry(text: str, now: datetime) -> datetime:

@@ -21,13 +21,13 @@ def verify(data_dir: DataDir = None, as_json: Json = False) -> None:
     from app.settings import AppSettings
     from npt_core.errors import ConfigError
     from worker.integrity import Damage, Integrity
-    from worker.store.local import LocalStore
+    from worker.store.opening import open_store
 
     state(data_dir=data_dir)
     settings = AppSettings()
-    if not settings.data_dir.is_dir():
+    if settings.store_url is None and not settings.data_dir.is_dir():
         raise ConfigError(f"There is no data folder {str(settings.data_dir)!r}; NPT_DATA_DIR says where it is.")
-    integrity = Integrity(LocalStore(settings.data_dir), {"json": KeyRecord, "revoked.json": KeyEnd})
+    integrity = Integrity(open_store(settings), {"json": KeyRecord, "revoked.json": KeyEnd})
     things = integrity.things()
     damage: list[Damage] = []
     read = 0

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.redis_server import RedisServer
+from tests.support.s3_server import S3Server, running_s3
 from tests.support.worker_process import WorkerProcess
 from worker.service import Services, open_services
 from worker.settings import WorkerSettings
@@ -16,6 +17,13 @@ from worker.settings import WorkerSettings
 @pytest.fixture(scope="session")
 def shared_redis() -> Iterator[RedisServer]:
     with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """Running; each test makes buckets of its own."""
+    with running_s3() as server:
         yield server
 
 

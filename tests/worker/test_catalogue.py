@@ -96,7 +96,7 @@ class TestVersions:
         source, model_id = prepare(store, "digits")
         with monkeypatch.context() as patch:
 
-            def die(*_: object) -> bool:
+            def die(*_: object, **__: object) -> bool:
                 raise StoreFullError("dead")
 
             patch.setattr(LocalStore, "move", die)

@@ -61,8 +61,9 @@ class TestAnArchiveOfItsOwn:
         """Whatever is there then is swept like any unfinished upload."""
         store = services.store
         with monkeypatch.context() as patch:
-            patch.setattr(type(store), "move", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(type(store), "move", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
             patch.setattr(type(store), "delete", lambda *_: False)
+            patch.setattr(type(store), "abandon", lambda *_: None)
             with pytest.raises(KeyboardInterrupt):
                 services.start_job("sleep", {}, archive=part)
         assert list(services.jobs.files.ids()) == []

@@ -49,7 +49,9 @@ def test_an_id_of_another_kind_is_none_of_mine() -> None:
     ("url", "broker"),
     [
         ("redis://h:1/0", "redis://h:1/0"),
-        ("rediss://u:p@h/2", "rediss://u:p@h/2"),
+        ("rediss://u:p@h/2", "rediss://u:p@h/2?ssl_cert_reqs=required"),
+        ("rediss://h?ssl_ca_certs=/ca.pem", "rediss://h?ssl_ca_certs=/ca.pem&ssl_cert_reqs=required"),
+        ("rediss://h?ssl_cert_reqs=none", "rediss://h?ssl_cert_reqs=none"),
         ("unix:///run/redis.sock", "redis+socket:///run/redis.sock"),
         ("unix:///run/redis.sock?db=3", "redis+socket:///run/redis.sock?virtual_host=3"),
         ("unix://u:p%40@/run/redis.sock", "redis+socket://u:p%40@/run/redis.sock"),

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import pytest
 
-from worker import usage
 from worker.measuring import measure
 from worker.service import Services
 
@@ -37,7 +36,7 @@ def test_what_is_old_is_measured_again(open_floor: Callable[..., Services]) -> N
     here.usage._round()
     here.store.put("jobs/j/job.json", b"x" * 500)
     found = here.store.root / "run" / "usage.json"
-    before = time.time() - usage.EVERY_S
+    before = time.time() - here.store.measure_every_s
     os.utime(found, (before, before))
     there.usage._round()
     here.usage._round()

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
+import hashlib
+import json
 import os
 import secrets
 import shutil
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
+from worker import measuring
 from worker.errors import NotFoundError, StoreFullError
 from worker.measuring import file_sizes
 from worker.store.base import check_key
+from worker.store.filelock import flocked
 from worker.store.limit import SMALL_BYTES, Limit
 from worker.usage import counted, measure_counted
+
+if TYPE_CHECKING:
+    from io import BufferedReader
 
 TEMPORARY = ".tmp-"
 FOLDERS = (
@@ -40,13 +48,27 @@ FULL = {errno.ENOSPC, errno.EDQUOT}
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 
 
-class LocalStore:
-    """`Store` on one folder of a local (or properly shared) file system."""
+MEASURING_S = 600.0
 
-    def __init__(self, root: Path, *, min_free_bytes: int = 0, max_bytes: int = 0) -> None:
+
+class LocalStore:
+    """`Store` on one folder of a local (or properly shared) file system.
+
+    Args:
+        root: The folder.
+        min_free_bytes: What must stay free on its volume.
+        max_bytes: The most it may hold; 0: no limit.
+        limit: Counts in its place, where the folder is only a part of the store.
+    """
+
+    look_every_s = 0.5
+    measure_every_s = 60.0
+    moves_in_steps = False
+
+    def __init__(self, root: Path, *, min_free_bytes: int = 0, max_bytes: int = 0, limit: Limit | None = None) -> None:
         self.root = root
         self.min_free_bytes = min_free_bytes
-        self.limit = Limit(root / "run" / "used", max_bytes, lambda: measure_counted(root))
+        self.limit = limit or Limit(root / "run" / "used", max_bytes, lambda: measure_counted(root))
 
     # -- writing
 
@@ -151,7 +173,15 @@ class LocalStore:
             raise NotFoundError(f"The store has no {key}.") from None
 
     def path(self, key: str) -> Path:
+        """Where a key lies in the folder."""
         return self.root / check_key(key)
+
+    def fetch(self, key: str) -> Path:
+        return self.path(key)
+
+    def digest(self, key: str) -> str:
+        with cast("BufferedReader", self.open(key)) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def exists(self, key: str) -> bool:
         return self.path(key).exists()
@@ -179,10 +209,13 @@ class LocalStore:
         return True
 
     def touched(self, key: str) -> datetime:
+        return datetime.fromtimestamp(self.changed(key), UTC)
+
+    def changed(self, prefix: str) -> float:
         try:
-            return datetime.fromtimestamp(self.path(key).stat().st_mtime, UTC)
+            return self.path(prefix).stat().st_mtime
         except (FileNotFoundError, NotADirectoryError):
-            raise NotFoundError(f"The store has no {key}.") from None
+            raise NotFoundError(f"The store has no {prefix}.") from None
 
     def size(self, key: str) -> int:
         return _size(self.path(key))
@@ -216,7 +249,7 @@ class LocalStore:
             return False
         return True
 
-    def move(self, prefix: str, target: str) -> bool:
+    def move(self, prefix: str, target: str, last: str = "") -> bool:
         source, destination = self.path(prefix), self.path(target)
         if destination.exists():
             return False
@@ -234,42 +267,47 @@ class LocalStore:
         _sync_folder(source.parent)
         return True
 
-    def sync(self, prefix: str) -> None:
-        """Make files durable that were written by path: each of them, their folder, and the folders above."""
-        folder = self.path(prefix)
-        with _telling_full(0):
-            for path in folder.iterdir():
-                if path.is_file():
-                    with open(path, "rb") as file:
-                        os.fsync(file.fileno())
-            while folder != self.root:
-                _sync_folder(folder)
-                folder = folder.parent
+    # -- files made elsewhere
 
-    def flush(self, source: Path) -> None:
+    def workspace(self, key: str) -> Path:
+        return self.path(key)
+
+    def abandon(self, key: str) -> None:
+        _remove(self.path(key))
+
+    @contextlib.contextmanager
+    def edit(self, key: str, *, write: bool = True) -> Iterator[Path]:
+        path = self.path(key)
+        self._make_folder(path.parent)
+        yield path
+
+    def sync(self, prefix: str) -> None:
+        """Each file below, its folder, and the folders above."""
+        made = self.path(prefix)
+        with _telling_full(0):
+            for folder, _, files in os.walk(made, topdown=False):
+                for name in files:
+                    with open(Path(folder, name), "rb") as file:
+                        os.fsync(file.fileno())
+                _sync_folder(Path(folder))
+            while made != self.root:
+                made = made.parent
+                _sync_folder(made)
+
+    def flush(self, source: Path, key: str) -> None:
         with _telling_full(source.stat().st_size), open(source, "rb") as file:
             os.fsync(file.fileno())
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        folder = self.root / "run" / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / check_key(name), "ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # per open file: threads of one process exclude each other too
+        with flocked(self._lock_file(name)):
             yield
 
-    @contextlib.contextmanager
-    def try_lock(self, name: str) -> Iterator[bool]:
-        """Like `lock`, without waiting: whether it is held now."""
-        folder = self.root / "run" / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / check_key(name), "ab") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
+    def try_lock(self, name: str) -> contextlib.AbstractContextManager[bool]:
+        return flocked(self._lock_file(name), wait=False)
+
+    def _lock_file(self, name: str) -> Path:
+        return self.root / "run" / "locks" / check_key(name)
 
     # -- room
 
@@ -305,17 +343,26 @@ class LocalStore:
         return True
 
     def sweep(self, older_than_s: float) -> int:
-        return sum(self.discard(path) for path, _ in list(self.stale(older_than_s)))
+        return sum(self.drop_stale(place) for place, _ in list(self.stale(older_than_s)))
 
-    def stale(self, older_than_s: float) -> Iterator[tuple[Path, int]]:
-        """What unfinished writes, removals and uploads left that long ago: path and bytes."""
+    def stale(self, older_than_s: float) -> Iterator[tuple[str, int]]:
         limit = time.time() - older_than_s
         paths = [path for folder in (UPLOADS, "trash") for path in (self.root / folder).glob("*")]
         paths += [path for folder in FOLDERS for path in (self.root / folder).glob(f"**/{TEMPORARY}*")]
         for path in sorted(paths):
             with contextlib.suppress(FileNotFoundError):
                 if path.lstat().st_mtime <= limit:
-                    yield path, _size(path)
+                    yield path.relative_to(self.root).as_posix(), _size(path)
+
+    def drop_stale(self, place: str) -> bool:
+        return self.discard(self.root / place)
+
+    def measure(self) -> Mapping[str, int]:
+        """Bytes by kind, counted in a process of its own: 100,000 files keep an interpreter busy for a second."""
+        command = [sys.executable, "-I", "-S", measuring.__file__, str(self.root)]
+        done = subprocess.run(command, capture_output=True, check=True, timeout=MEASURING_S)  # noqa: S603 - our own
+        found: dict[str, int] = json.loads(done.stdout)
+        return found
 
     def discard(self, path: Path) -> bool:
         """Remove a part, or something else that is no object; False where it is not there."""

@@ -29,9 +29,11 @@ class Names:
     def sorted(self) -> Sequence[str]:
         """Every name, sorted; not to be changed."""
         try:
-            changed = self._store.touched(self._prefix).timestamp()
+            changed = self._store.changed(self._prefix)
         except NotFoundError:
             return ()
+        if changed is None:  # a bucket does not tell: it is asked for the names
+            return self._store.names(self._prefix)
         with self._lock:
             if self._known is not None and self._known[0] == changed:
                 return self._known[1]

@@ -1,0 +1,109 @@
+"""What was read from a bucket as files, kept on this machine as long as there is room. Nothing in it is needed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from worker.measuring import file_sizes
+
+log = structlog.get_logger(__name__)
+
+DRAFT = ".draft-"
+GRACE_S = 600.0
+"""What was used so lately stays, whatever the room: somebody has its path and may not have opened it yet."""
+DRAFT_KEPT_S = 24 * 3600.0
+
+
+class ReadCache:
+    """Files and folders by names that change with their content. Any number of processes may share one.
+
+    Args:
+        folder: Where they lie.
+        max_bytes: The most they may take; what is in use may take more for a while.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self.folder, self._max_bytes = folder, max_bytes
+        self._lock = threading.Lock()
+        self._making: dict[str, threading.Lock] = {}
+
+    def get(self, name: str, make: Callable[[Path], None]) -> Path:
+        """The entry of a name, made by `make(path)` where it is not there, by one thread of a process at a time."""
+        entry = self.folder / name
+        if _use(entry):
+            return entry
+        with self._lock:
+            lock = self._making.setdefault(name, threading.Lock())
+        with lock:
+            if not _use(entry):
+                self._make(entry, make)
+        with self._lock:
+            self._making.pop(name, None)
+        return entry
+
+    def _make(self, entry: Path, make: Callable[[Path], None]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        draft = self.folder / f"{DRAFT}{secrets.token_hex(8)}"
+        try:
+            make(draft)
+            try:
+                os.rename(draft, entry)
+            except OSError:
+                if not entry.exists():  # else another process was quicker, with the same
+                    raise
+        finally:
+            remove(draft)
+        self.trim()
+
+    def trim(self) -> int:
+        """Remove the least used entries until the rest fits; how many."""
+        entries, total = [], 0
+        now = time.time()
+        for path in self.folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                used, size = path.stat().st_mtime, size_of(path)
+                if path.name.startswith(DRAFT):
+                    if now - used > DRAFT_KEPT_S:
+                        remove(path)
+                    continue
+                entries.append((used, size, path))
+                total += size
+        removed = 0
+        for used, size, path in sorted(entries):
+            if total <= self._max_bytes or now - used < GRACE_S:
+                break
+            remove(path)
+            total, removed = total - size, removed + 1
+        if removed:
+            log.info("cache of the bucket trimmed", entries=removed, bytes=total)
+        return removed
+
+
+def _use(entry: Path) -> bool:
+    try:
+        os.utime(entry)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of everything in a folder."""
+    return sum(file_sizes(path)) if path.is_dir() else path.stat().st_size
