@@ -86,8 +86,8 @@ class WorkerSettings(BaseSettings):
     step_memory_bytes: int = Field(
         default=0,
         ge=0,
-        description="Memory that one step of a tuning may take; more class names than fit are computed in chunks, "
-        "which takes longer. 0: half of what is free, on the CPU at most 2 GiB.",
+        description="Memory that one step of a tuning may take; more class names or pictures than fit are computed in "
+        "chunks, which takes longer. 0: half of what is free, on the CPU at most 2 GiB.",
     )
     warm_up: bool = Field(
         default=True, description="Load the first backbone when the worker starts, before the first job asks for it."

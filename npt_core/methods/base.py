@@ -387,11 +387,19 @@ class Method(nn.Module):
     def load_training_state(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `training_state` returned."""
 
-    def fit_memory(self, budget: int) -> None:
+    def fit_memory(self, budget: int, batch_size: int) -> None:
         """Choose how much is worked on at once, so that a step takes at most about `budget` bytes; a guess beforehand.
 
         Called before the first step. What does not fit after all is met by `halve_chunk`.
+
+        Args:
+            budget: Bytes.
+            batch_size: Images of a step, B.
         """
+
+    def picture_bytes(self) -> float:
+        """Return what a step takes of memory for each picture; 0 where it is nothing beside the prompts."""
+        return 0.0
 
     def halve_chunk(self) -> bool:
         """Work on fewer prompts at once after running out of memory; False when it is one already."""

@@ -59,6 +59,10 @@ class MaPLe(DeepContextMethod, VisualMethod):
         contexts = [self.ctx, *self.deep_ctx.unbind(0)]
         return torch.stack([couple(ctx) for couple, ctx in zip(self.couplings, contexts, strict=True)])
 
+    def tokens_in_a_block(self) -> int:
+        """Return n_ctx: every context vector makes a token."""
+        return self.config.n_ctx
+
     def encode_image(self, batch: ImageBatch) -> Tensor:
         """Return (B, d) features with the coupled tokens."""
         tokens = self.visual_tokens()

@@ -167,7 +167,8 @@ class Task:
 
     def fit_memory(self, method: Method) -> None:
         """Have a method work on no more at once than a step may take."""
-        method.fit_memory(step_budget(self.backbone.device, self.memory_bytes))
+        batch_size = self.schedule(len(self.dataset.samples)).batch_size
+        method.fit_memory(step_budget(self.backbone.device, self.memory_bytes), batch_size)
 
     def schedule(self, num_images: int) -> Schedule:
         """Return the schedule of one tuning on so many images."""

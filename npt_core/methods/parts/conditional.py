@@ -34,7 +34,7 @@ class ConditionalMethod(ContextMethod):
         super().__init__(config, backbone, classes, generator=generator)
         self.chunk = PROMPTS_AT_ONCE
 
-    def fit_memory(self, budget: int) -> None:
+    def fit_memory(self, budget: int, batch_size: int) -> None:
         """Choose how many images' prompts are encoded at once; where one image's are too many, how many of those."""
         appetite = self.appetite()
         images = int(budget / (self.table.N * appetite.each + appetite.shared))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, cast
@@ -129,9 +130,13 @@ class ContextMethod(Method):
         from_words = start_words(backbone, settings.n_ctx, settings.ctx_init) is not None
         return context_lr(backbone, cls.recipe.lr) if from_words and not cls.learns_image_path else cls.recipe.lr
 
-    def fit_memory(self, budget: int) -> None:
-        """Choose the chunk from what a few of the prompts take."""
-        self.chunk = self.appetite().chunk(self.table.N, budget)
+    def fit_memory(self, budget: int, batch_size: int) -> None:
+        """Choose the chunk from what a few of the prompts take; learned image paths have half if they need it."""
+        appetite = self.appetite()
+        room = max(budget // 2, budget - math.ceil(batch_size * self.picture_bytes()))
+        self.chunk = appetite.chunk(self.table.N, room)
+        taken = min(room, math.ceil(appetite.shared + self.table.N * appetite.each))
+        super().fit_memory(budget - taken, batch_size)
 
     def appetite(self) -> Appetite:
         """Say what the prompts of one context take of memory."""

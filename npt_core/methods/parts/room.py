@@ -1,8 +1,9 @@
-"""How much memory prompts take between the forward and the backward pass, and how many of them fit."""
+"""How much memory prompts and pictures take between forward and backward pass, and how many of them fit."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from npt_core.clip.image import ImageTower
     from npt_core.clip.prompts import PromptBatch
     from npt_core.clip.text import TextTower
 
@@ -21,7 +23,21 @@ _FEW = {"fast": 64, "reference": 4}  # prompts that are tried; of the whole cont
 
 def kept_bytes(tower: TextTower, batch: PromptBatch) -> int:
     """Encode prompts and count the bytes that autograd keeps of them; the tower's own weights are left out."""
-    frozen = {weight.untyped_storage().data_ptr() for block in tower.blocks for weight in block.parameters()}
+    return _kept(
+        lambda: tower.encode_prompts(batch), (weight for block in tower.blocks for weight in block.parameters())
+    )
+
+
+def kept_bytes_of_picture(tower: ImageTower, tokens: int) -> int:
+    """Encode a picture with so many learned tokens in every block and count what autograd keeps of it."""
+    width, height = tower.image_size[1], tower.image_size[0]
+    pixels = torch.zeros(1, 3, height, width, device=tower.device)
+    learned = torch.zeros(tokens, int(tower.d_vision or 0), device=tower.device, requires_grad=True)
+    return _kept(lambda: tower.encode(pixels, learned), tower.visual.parameters())
+
+
+def _kept(run: Callable[[], Tensor], weights: Iterable[Tensor]) -> int:
+    frozen = {weight.untyped_storage().data_ptr() for weight in weights}
     kept: dict[int, Tensor] = {}  # by storage: two views are kept once; the tensors are held so that no address returns
 
     def note(tensor: Tensor) -> Tensor:
@@ -34,7 +50,7 @@ def kept_bytes(tower: TextTower, batch: PromptBatch) -> int:
         return tensor
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, as_it_was):
-        tower.encode_prompts(batch)
+        run()
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
