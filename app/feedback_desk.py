@@ -54,6 +54,10 @@ class FeedbackDesk:
         known = [self._known.get(model) for model in models]
         return all(one is not None and one.until >= now and not one.settings.enabled for one in known)
 
+    def look(self, model_id: str) -> None:
+        """Learn how a model's switch stands, where that is not known: on a thread that reads files anyway."""
+        self._settings(model_id)
+
     def offer(self, pictures: Sequence[Picture], answers: Iterable[Answered]) -> None:
         """Take what its model wants of what was answered; reads a small file at most once a second and model."""
         for answer in answers:

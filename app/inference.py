@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -73,15 +73,23 @@ class Inference:
         models: Where tuned classifiers lie.
         catalogue: What ids and aliases mean.
         metrics: Where batches and images are counted.
+        on_found: See `Plans`.
 
     Attributes:
         backbones: Those of this server.
     """
 
-    def __init__(self, settings: AppSettings, models: ModelRepository, catalogue: Catalogue, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: AppSettings,
+        models: ModelRepository,
+        catalogue: Catalogue,
+        metrics: Metrics,
+        on_found: Callable[[str], object] = lambda model_id: None,
+    ) -> None:
         self._metrics = metrics
         self.backbones = Backbones(settings, metrics, on_drop=lambda name: self._plans.forget_backbone(name))
-        self._plans = Plans(settings.model_memory_bytes, self.backbones, models, catalogue)
+        self._plans = Plans(settings.model_memory_bytes, self.backbones, models, catalogue, on_found)
 
     async def predict(self, pictures: Sequence[Picture], question: Question) -> list[Answered]:
         """Answer for every model of the question; each picture is encoded once for each backbone.

@@ -127,12 +127,12 @@ async def _resources(
         limiter = Limiter(services.address, services.keys.prefix, settings)
         stack.push_async_callback(limiter.aclose)
         uploads = UploadDesk(settings, services.store, limiter)
-        inference = Inference(settings, services.models, services.catalogue, metrics)
+        feedback = FeedbackDesk(services.feedback, metrics)
+        stack.push_async_callback(in_thread, feedback.close)
+        inference = Inference(settings, services.models, services.catalogue, metrics, on_found=feedback.look)
         stack.push_async_callback(inference.close)
         onnx = OnnxDesk(services.onnx, services.models, inference.backbones)
         stack.push_async_callback(onnx.close)
-        feedback = FeedbackDesk(services.feedback, metrics)
-        stack.push_async_callback(in_thread, feedback.close)
         context = Context(
             settings=settings,
             services=services,

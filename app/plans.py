@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -118,10 +118,19 @@ class Plans:
         backbones: What they run on.
         models: Where tuned classifiers lie.
         catalogue: What ids and aliases mean.
+        on_found: Called with the id of each model that is asked for, on the thread that has just read its record: for
+            whatever else must be read before the answer goes out.
     """
 
-    def __init__(self, memory_bytes: int, backbones: Backbones, models: ModelRepository, catalogue: Catalogue) -> None:
-        self._backbones, self._models, self._catalogue = backbones, models, catalogue
+    def __init__(
+        self,
+        memory_bytes: int,
+        backbones: Backbones,
+        models: ModelRepository,
+        catalogue: Catalogue,
+        on_found: Callable[[str], object],
+    ) -> None:
+        self._backbones, self._models, self._catalogue, self._on_found = backbones, models, catalogue, on_found
         self._cache: LoadingCache[Key, Resident | Classifier] = LoadingCache(
             memory_bytes, lambda classifier: classifier.nbytes
         )
@@ -147,8 +156,13 @@ class Plans:
         return groups
 
     async def _find(self, name: str) -> Asked:
+        def look() -> Asked:
+            record, alias = self._catalogue.find(name)
+            self._on_found(record.id)
+            return Asked(name, record, alias)
+
         try:
-            return Asked(name, *await to_thread.run_sync(self._catalogue.find, name))
+            return await to_thread.run_sync(look)
         except NotFoundError as error:
             raise Problem("unknown-model", f"{error.message} GET /models lists them.") from None
 

@@ -43,6 +43,7 @@ def serve(settings: AppSettings, listener: socket.socket) -> int:
         timeout_graceful_shutdown=DRAIN_S,
         server_header=False,
         http=Wire,
+        loop="auto",  # uvloop where there is one
         ws="none",
         lifespan="on",
     )

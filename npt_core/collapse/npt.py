@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from npt_core.collapse.base import CollapseContext, Regularizer, RegularizerConfig, register
-from npt_core.collapse.geometry import EPS, directions, mean_over_pairs, pairwise_deviation
+from npt_core.collapse.geometry import EPS, directions, mean_squared_deviation
 from npt_core.schema import setting
 
 
@@ -46,7 +46,7 @@ def lmc_loss(text_features: Tensor, *, center: bool = True, eps: float = EPS) ->
 def _lmc(unit: Tensor, *, center: bool) -> Tensor:
     if center and unit.shape[-2] == 2:
         return unit.sum() * 0.0  # two centred vectors are antipodal: nothing to learn, exactly
-    return mean_over_pairs(pairwise_deviation(unit).square())
+    return mean_squared_deviation(unit)
 
 
 def mmi_loss(

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from npt_core.collapse import geometry as module
 from npt_core.collapse.geometry import (
     NUMBERS,
     class_means,
@@ -15,6 +16,7 @@ from npt_core.collapse.geometry import (
     geometry,
     lmc_minimum,
     mean_over_pairs,
+    mean_squared_deviation,
     pairwise_deviation,
     within_class,
 )
@@ -144,6 +146,42 @@ def test_the_minimum_of_lmc_is_a_lower_bound(num_classes: int, dim: int) -> None
     for seed in range(20):
         text = torch.randn(num_classes, dim, generator=torch.Generator().manual_seed(seed))
         assert float(mean_over_pairs(pairwise_deviation(directions(text)).square())) >= bound - 1e-6
+
+
+@settings(deadline=None)
+@given(st.integers(3, 40), st.integers(1, 12), st.sampled_from([(), (1,), (3,)]), st.booleans(), st.integers(0, 2**16))
+def test_squares_over_pairs_need_no_pairs(
+    num_classes: int, dim: int, leading: tuple[int, ...], center: bool, seed: int
+) -> None:
+    features = torch.randn(*leading, num_classes, dim, generator=torch.Generator().manual_seed(seed))
+    unit = directions(features, center=center).double().requires_grad_()  # the sum itself, without float32's rounding
+    pairs, found = mean_over_pairs(pairwise_deviation(unit).square()), mean_squared_deviation(unit)
+    assert float(found.detach()) == pytest.approx(float(pairs.detach()), rel=1e-9, abs=1e-12)
+    (wanted,), (gradient,) = torch.autograd.grad(pairs, unit), torch.autograd.grad(found, unit)
+    assert torch.allclose(gradient, wanted, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("num_classes", [128, 256, 500])  # 2, 4 and 8 of the 64 dimensions
+def test_it_holds_in_float32(num_classes: int) -> None:
+    unit = directions(torch.randn(num_classes, 64, generator=torch.Generator().manual_seed(0)))
+    pairs = mean_over_pairs(pairwise_deviation(unit.double()).square())
+    assert float(mean_squared_deviation(unit)) == pytest.approx(float(pairs), rel=1e-5)
+
+
+def test_many_classes_make_no_square_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    unit = directions(torch.randn(50, 8, generator=torch.Generator().manual_seed(0)))
+    monkeypatch.setattr(module, "pairwise_deviation", None)  # which would make (K, K) values
+    assert float(mean_squared_deviation(unit)) > lmc_minimum(50, 8)
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (23, 4), (3, 11, 6)])
+def test_angles_are_the_same_in_pieces(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    text = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+    deviation = pairwise_deviation(directions(text)).abs()
+    monkeypatch.setattr(module, "ROWS", 5)
+    found = geometry(text, None, scale=1.0)
+    assert found["equiangularity_mean"] == pytest.approx(float(mean_over_pairs(deviation)), rel=1e-5)
+    assert found["equiangularity_max"] == pytest.approx(float(deviation.max()), rel=1e-5)
 
 
 @pytest.mark.parametrize("num_classes", [4, 5, 8, 13])
