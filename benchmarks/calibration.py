@@ -71,7 +71,7 @@ def nll(logits: Tensor, labels: Tensor) -> float:
 
 
 def ece(logits: Tensor, labels: Tensor) -> float:
-    return float(reliability(torch.log_softmax(logits.double(), dim=1), labels)["ece"])
+    return float(reliability(calibration.certainty(logits, labels), labels)["ece"])
 
 
 def temperature_rows(logits: Tensor, labels: Tensor, flips: float) -> Iterator[str]:
@@ -117,8 +117,8 @@ def threshold_rows(logits: Tensor, labels: Tensor) -> Iterator[str]:
             order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
             few, others = order[:count], order[count:]
             folds = torch.arange(count) % calibration.FOLDS
-            log_probabilities = calibration.cross_fitted(logits[few], labels[few], folds)
-            found = recommended(thresholds(log_probabilities, labels[few]))
+            judged = calibration.cross_fitted(logits[few], labels[few], folds)
+            found = recommended(thresholds(judged, labels[few]))
             if found["threshold"] is None:
                 continue
             t = fit_temperature(logits[few], labels[few]).temperature

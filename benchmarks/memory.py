@@ -35,6 +35,8 @@ from npt_core.tuning.features import MemoryFeatureCache, feature_key
 from npt_core.tuning.tune import TuneResult, tune
 
 PICTURES = 2
+BATCH = 1024
+"""CoOp's 32 would take hundreds of steps for every picture to be seen once; the logits of a batch are B x K numbers."""
 WANTED_GIB = 4.0
 WANTED_LOSS = 1e-4
 SMALL_BUDGET = 48 * 1024**2
@@ -80,7 +82,7 @@ def run(k: int, steps: int, memory_bytes: int = 0) -> TuneResult:
                 "method": "coop",
                 "method_config": {"n_ctx": 16},
                 "epochs": steps,
-                "batch_size": 4096,
+                "batch_size": BATCH,
                 "lr": 0.002,
                 "views": 1,
                 "refit": False,

@@ -23,6 +23,8 @@ FOLDS = 5
 COIN_FLIPS = 1.0
 """Images that are added in thought, on which the two best classes are equally right."""
 
+_AT_ONCE = 1 << 21
+"""Logits that are looked at together: 16 MiB of float64."""
 _STEPS = 100
 _PRECISION = 1e-9
 
@@ -68,7 +70,44 @@ class Fit:
     bound: Literal["lower", "upper"] | None = None
 
 
-def fit_temperature(logits: Tensor, labels: Tensor) -> Fit:
+@dataclass(frozen=True)
+class Certainty:
+    """How sure the answers to n images are: all that is kept of (n, K) logits, whatever the number of classes.
+
+    Attributes:
+        answers: (n,) int64 the best classes.
+        confidence: (n,) float64 their probabilities.
+        log_own: (n,) float64 log probabilities of the true classes, nats.
+    """
+
+    answers: Tensor
+    confidence: Tensor
+    log_own: Tensor
+
+
+def certainty(logits: Tensor, labels: Tensor, temperature: float | Tensor = 1.0) -> Certainty:
+    """Return how sure the answers of (n, K) logits over a temperature are, or over (n,), one an image; CPU.
+
+    It is computed in float64 for some images at a time, so that thousands of classes take no second (n, K) memory.
+    """
+    labels = labels.cpu()
+    over = torch.as_tensor(temperature, dtype=torch.float64).expand(len(labels))
+    confidence, own = (torch.empty(len(labels), dtype=torch.float64) for _ in range(2))
+    for rows in _pieces(logits):
+        log_probabilities = torch.log_softmax(logits[rows].double().cpu() / over[rows].unsqueeze(1), dim=1)
+        confidence[rows] = log_probabilities.amax(dim=1).exp()
+        own[rows] = log_probabilities.gather(1, labels[rows].view(-1, 1)).squeeze(1)
+    # Of the logits: softmax can tie what they tell apart.
+    return Certainty(logits.argmax(dim=1).cpu(), confidence, own)
+
+
+def _pieces(logits: Tensor) -> list[slice]:
+    """Rows that are looked at together."""
+    step = max(1, _AT_ONCE // max(1, logits.shape[1]))
+    return [slice(start, start + step) for start in range(0, len(logits), step)]
+
+
+def fit_temperature(logits: Tensor, labels: Tensor, images: Tensor | None = None) -> Fit:
     """Return the temperature of the least cross-entropy.
 
     Cross-entropy is convex in 1/T; its slope there is the mean logit under the softmax minus that of the true class. To
@@ -79,6 +118,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> Fit:
     Args:
         logits: (n, K) with n at least 1, K at least 2.
         labels: (n,) true classes.
+        images: (m,) positions of those it is fitted on; None: all.
 
     Returns:
         The temperature, between `MIN_TEMPERATURE` and `MAX_TEMPERATURE`; 1 where the logits tell nothing apart.
@@ -89,19 +129,35 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> Fit:
     Source: Guo et al., arXiv 1706.04599. Differs: the image in thought (Platt 1999 smooths his targets for the same
     reason), and the bounds.
     """
-    if not bool(torch.isfinite(logits).all()):
-        raise ConfigError("The measured logits hold NaN or infinite values; no temperature can be fitted to them.")
-    z = logits.double().cpu()
-    z = z - z.amax(dim=1, keepdim=True)
-    weight = 1.0 + COIN_FLIPS / len(z)
-    even = float(z.topk(2, dim=1).values.mean())
-    wanted = float(z.gather(1, labels.cpu().view(-1, 1)).sum()) + COIN_FLIPS * even
+    images = torch.arange(len(logits)) if images is None else images
+    step = max(1, _AT_ONCE // logits.shape[1])
+    labels = labels.cpu()
+
+    def centred(part: Tensor) -> Tensor:
+        z = logits[part.to(logits.device)].double().cpu()
+        return z - z.amax(dim=1, keepdim=True)
+
+    parts = images.split(step)
+    wanted = even = 0.0
+    for part in parts:
+        z = centred(part)
+        if not bool(torch.isfinite(z).all()):
+            raise ConfigError("The measured logits hold NaN or infinite values; no temperature can be fitted to them.")
+        even += float(z.topk(2, dim=1).values.mean(dim=1).sum()) / len(images)
+        wanted += float(z.gather(1, labels[part].view(-1, 1)).sum())
+    weight = 1.0 + COIN_FLIPS / len(images)
+    wanted += COIN_FLIPS * even
+    only = centred(parts[0]) if len(parts) == 1 else None  # a few images: looked at again and again as they are
 
     def slope(beta: float) -> tuple[float, float]:
-        p = torch.softmax(beta * z, dim=1)
-        mean = (p * z).sum(dim=1)
-        spread = (p * z.square()).sum(dim=1) - mean.square()
-        return float(weight * mean.sum()) - wanted, float(weight * spread.sum())
+        first = second = 0.0
+        for part in parts:
+            z = centred(part) if only is None else only
+            p = torch.softmax(beta * z, dim=1)
+            mean = (p * z).sum(dim=1)
+            first += float(mean.sum())
+            second += float(((p * z.square()).sum(dim=1) - mean.square()).sum())
+        return weight * first - wanted, weight * second
 
     low, high, beta = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE, 1.0
     if slope(beta)[0] == 0:
@@ -134,16 +190,16 @@ def folds_of(groups: Sequence[Hashable]) -> Tensor:
     return torch.tensor([number[group] % FOLDS for group in groups], dtype=torch.int64)
 
 
-def cross_fitted(logits: Tensor, labels: Tensor, folds: Tensor) -> Tensor:
-    """Return (n, K) log probabilities, each image's with the temperature of the images of the other folds.
+def cross_fitted(logits: Tensor, labels: Tensor, folds: Tensor) -> Certainty:
+    """Return how sure the answers are, each image's with the temperature of the images of the other folds.
 
     Args:
         logits: (n, K).
         labels: (n,) true classes.
         folds: (n,) the fold of each image; at least two different ones.
     """
-    scaled = logits.double().cpu().clone()
+    temperatures = torch.ones(len(logits), dtype=torch.float64)
     for fold in set(folds.tolist()):
-        inside = folds == fold
-        scaled[inside] /= fit_temperature(logits[~inside], labels[~inside]).temperature
-    return torch.log_softmax(scaled, dim=1)
+        others = (folds != fold).nonzero().squeeze(1)
+        temperatures[folds == fold] = fit_temperature(logits, labels, others).temperature
+    return certainty(logits, labels, temperatures)

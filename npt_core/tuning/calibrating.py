@@ -6,10 +6,18 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from npt_core.calibration import MIN_IMAGES, Calibration, Fit, cross_fitted, fit_temperature, folds_of
+from npt_core.calibration import (
+    MIN_IMAGES,
+    Calibration,
+    Certainty,
+    Fit,
+    certainty,
+    cross_fitted,
+    fit_temperature,
+    folds_of,
+)
 from npt_core.report.statistics import wilson_interval
 from npt_core.tuning.evaluate import ECE_BINS
 
@@ -18,19 +26,18 @@ TARGET_ACCURACY = 0.9
 """Of the images that are still answered where the recommended threshold is used."""
 
 
-def reliability(log_probabilities: Tensor, labels: Tensor) -> dict[str, Any]:
+def reliability(sure: Certainty, labels: Tensor) -> dict[str, Any]:
     """Compare how sure answers were with how often they were right.
 
     Args:
-        log_probabilities: (n, K).
+        sure: The answers to n images.
         labels: (n,) true classes.
 
     Returns:
         `ece` (as `evaluate.calibration_error`), `nll` (nats), and `bins`: those of equal width that hold an image, each
         with its `count`, mean `confidence` and `accuracy`.
     """
-    top, answers = log_probabilities.max(dim=1)
-    confidence, right = top.exp().numpy(), (answers == labels).numpy()
+    confidence, right = sure.confidence.numpy(), (sure.answers == labels).numpy()
     place = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
     bins = [
         {
@@ -43,13 +50,12 @@ def reliability(log_probabilities: Tensor, labels: Tensor) -> dict[str, Any]:
         for number in np.unique(place).tolist()
     ]
     error = sum(one["count"] * abs(one["confidence"] - one["accuracy"]) for one in bins) / len(labels)
-    return {"ece": error, "nll": float(-log_probabilities.gather(1, labels.view(-1, 1)).mean()), "bins": bins}
+    return {"ece": error, "nll": float(-sure.log_own.mean()), "bins": bins}
 
 
-def thresholds(log_probabilities: Tensor, labels: Tensor) -> list[dict[str, Any]]:
+def thresholds(sure: Certainty, labels: Tensor) -> list[dict[str, Any]]:
     """Say what becomes of the images for each threshold: an answer counts where its probability is not below it."""
-    top, answers = log_probabilities.max(dim=1)
-    confidence, right = top.exp().numpy(), (answers == labels).numpy()
+    confidence, right = sure.confidence.numpy(), (sure.answers == labels).numpy()
     rows = []
     for threshold in THRESHOLDS:
         answered = confidence >= threshold
@@ -144,17 +150,13 @@ def measure(
         "temperature": fit.temperature,
         "count": len(labels),
         "source": source,
-        "before": reliability(_log_softmax(tuned), labels),
+        "before": reliability(certainty(tuned, labels), labels),
         "after": reliability(after, labels),
-        "zero_shot": reliability(_log_softmax(zero_shot), labels),
+        "zero_shot": reliability(certainty(zero_shot, labels), labels),
         "thresholds": rows,
         "recommended": recommended(rows),
     }
     return told, _bound_warning(fit)
-
-
-def _log_softmax(logits: Tensor) -> Tensor:
-    return torch.log_softmax(logits.double().cpu(), dim=1)
 
 
 def _bound_warning(fit: Fit) -> str | None:

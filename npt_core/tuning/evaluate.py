@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from npt_core.calibration import certainty
 from npt_core.report.statistics import wilson_interval
 
 Array = np.ndarray[Any, Any]
@@ -42,11 +42,9 @@ def _ratio(above: float, below: float) -> float | None:
 
 def metrics(logits: Tensor, labels: Tensor, class_labels: Sequence[str]) -> dict[str, Any]:
     """Measure (n, K) logits against (n,) labels; see `summarise`."""
-    log_probabilities = torch.log_softmax(logits.double().cpu(), dim=1)
-    truth = labels.cpu().numpy()
-    predicted = logits.cpu().argmax(dim=1).numpy()  # of the logits: softmax can tie what they tell apart
-    own = log_probabilities.numpy()[np.arange(len(truth)), truth]
-    return summarise(truth, predicted, log_probabilities.exp().amax(dim=1).numpy(), own, class_labels)
+    sure = certainty(logits, labels)
+    facts = (labels.cpu().numpy(), sure.answers.numpy(), sure.confidence.numpy(), sure.log_own.numpy())
+    return summarise(*facts, class_labels)
 
 
 def summarise(

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from npt_core.calibration import certainty
 from npt_core.data.names import shown
 from npt_core.data.thumbnails import THUMBNAIL_SIDE, thumbnail
 from npt_core.errors import ImageError
@@ -26,7 +27,12 @@ MAX_THUMBNAIL_BYTES = 256 * 1024
 
 
 def pick_examples(
-    stages: Stages, on: Sequence[int], baseline: Tensor, tuned: Tensor, pairs: Sequence[Mapping[str, Any]]
+    stages: Stages,
+    on: Sequence[int],
+    baseline: Tensor,
+    tuned: Tensor,
+    temperature: float,
+    pairs: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Choose measured pictures worth a look and make their thumbnails, decoding one at a time.
 
@@ -34,7 +40,8 @@ def pick_examples(
         stages: With the data set that is read from, and the control that may stop it.
         on: Positions of the n measured images in the data set.
         baseline: (n, K) zero-shot logits.
-        tuned: (n, K) logits of the tuned classifier, over its temperature where it has one.
+        tuned: (n, K) logits of the tuned classifier.
+        temperature: What it divides them by.
         pairs: The most confused classes first: `label` and `predicted`, see `evaluate.metrics`.
 
     Returns:
@@ -48,8 +55,8 @@ def pick_examples(
     """
     names = [one.label for one in stages.task.classes]
     truth = stages.task.labels(on)
-    confidence = torch.softmax(tuned.double(), dim=1).amax(dim=1)
-    predicted, before = tuned.argmax(dim=1), baseline.argmax(dim=1)  # softmax can tie what the logits tell apart
+    sure = certainty(tuned, truth, temperature)
+    confidence, predicted, before = sure.confidence, sure.answers, baseline.argmax(dim=1)
     surest_first = torch.argsort(confidence, descending=True, stable=True)
 
     def where(chosen: Tensor, limit: int) -> list[int]:

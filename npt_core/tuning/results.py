@@ -44,7 +44,10 @@ def build_report(
     measured = [task.dataset.samples[i].path for i in on] if tuned else []
     if not tuned:
         warnings.append(f"The tuned prompt was not measured: {plan.reason}.")
-    found, calibration = _compare(stages, on, tuned), _calibrate(stages, plan, tuned)
+    # (n, K) each; with thousands of classes a copy more for each question would take gigabytes.
+    baseline = stages.zero_shot_logits(on)
+    scores = torch.stack([tuned[i] for i in on]) if tuned else None
+    found, calibration = _compare(stages, on, baseline, scores), _calibrate(stages, plan, baseline, scores)
     return Report(
         evaluation={
             "kind": plan.kind,
@@ -54,7 +57,7 @@ def build_report(
             "test_count": len(measured),
             "folds": len(plan.folds),
             "samples": measured,
-            "answers": _answers(stages, on, tuned),
+            "answers": _answers(stages, on, baseline, scores),
         },
         metrics=found,
         calibration=calibration,
@@ -76,7 +79,7 @@ def build_report(
         warnings=warnings,
         counters=stages.log.counters,
         selection=selection,
-        examples=_examples(stages, on, tuned, found, calibration),
+        examples=_examples(stages, on, baseline, scores, found, calibration),
         reproduce=_reproduce(task),
         parent=None if stages.keeper is None else stages.keeper.account(outcome, tuned),
     )
@@ -98,14 +101,12 @@ def _reproduce(task: Task) -> dict[str, Any]:
     }
 
 
-def _compare(stages: Stages, on: Sequence[int], tuned: Mapping[int, Tensor]) -> dict[str, Any]:
+def _compare(stages: Stages, on: Sequence[int], baseline: Tensor, scores: Tensor | None) -> dict[str, Any]:
     """Return the metrics of zero-shot and of the tuned answers on the same images."""
     labels, names = stages.task.labels(on), [one.label for one in stages.task.classes]
-    baseline = stages.zero_shot_logits(on)
     zero_shot = metrics(baseline, labels, names)
-    if not tuned:
+    if scores is None:
         return {"zero_shot": zero_shot, "tuned": None, "paired": None}
-    scores = torch.stack([tuned[i] for i in on])
     measured, both = metrics(scores, labels, names), paired(baseline, scores, labels)
     worse = worse_than_zero_shot(zero_shot, measured, both, in_steps=stages.task.new_method().takes_steps)
     if worse is not None:
@@ -113,39 +114,40 @@ def _compare(stages: Stages, on: Sequence[int], tuned: Mapping[int, Tensor]) -> 
     return {"zero_shot": zero_shot, "tuned": measured, "paired": both}
 
 
-def _answers(stages: Stages, on: Sequence[int], tuned: Mapping[int, Tensor]) -> dict[str, list[int]] | None:
+def _answers(stages: Stages, on: Sequence[int], baseline: Tensor, scores: Tensor | None) -> dict[str, list[int]] | None:
     """Return what each measured image is and was taken for, as numbers of classes; None where nothing was measured."""
-    if not tuned:
+    if scores is None:
         return None
     return {
         "label": stages.task.labels(on).tolist(),
-        "tuned": torch.stack([tuned[i] for i in on]).argmax(dim=1).tolist(),
-        "zero_shot": stages.zero_shot_logits(on).argmax(dim=1).tolist(),
+        "tuned": scores.argmax(dim=1).tolist(),
+        "zero_shot": baseline.argmax(dim=1).tolist(),
     }
 
 
 def _examples(
     stages: Stages,
     on: Sequence[int],
-    tuned: Mapping[int, Tensor],
+    baseline: Tensor,
+    scores: Tensor | None,
     found: Mapping[str, Any],
     calibration: Mapping[str, Any] | None,
 ) -> dict[str, Any] | None:
     """Return pictures of mistakes, with the confidence that the stored model has; None where nothing was measured."""
-    if not tuned:
+    if scores is None:
         return None
-    logits = torch.stack([tuned[i] for i in on]) / (calibration["temperature"] if calibration else 1.0)
-    return pick_examples(stages, on, stages.zero_shot_logits(on), logits, found["tuned"]["most_confused"])
+    temperature = calibration["temperature"] if calibration else 1.0
+    return pick_examples(stages, on, baseline, scores, temperature, found["tuned"]["most_confused"])
 
 
-def _calibrate(stages: Stages, plan: EvaluationPlan, tuned: Mapping[int, Tensor]) -> dict[str, Any] | None:
+def _calibrate(stages: Stages, plan: EvaluationPlan, baseline: Tensor, scores: Tensor | None) -> dict[str, Any] | None:
     """Fit a temperature to the tuned answers and say what came of it; None where there is too little to go by."""
-    if not tuned:
+    if scores is None:
         return None  # it was said that nothing could be measured
     on, task = list(plan.zero_shot_on), stages.task
     told, warning = measure(
-        torch.stack([tuned[i] for i in on]),
-        stages.zero_shot_logits(on),
+        scores,
+        baseline,
         task.labels(on),
         [task.dataset.samples[i].sha256 for i in on],
         plan.kind,

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from npt_core import calibration
 from npt_core.artefact import MAX_TEMPERATURE, MIN_TEMPERATURE
-from npt_core.calibration import FOLDS, Calibration, cross_fitted, fit_temperature, folds_of
+from npt_core.calibration import FOLDS, Calibration, certainty, cross_fitted, fit_temperature, folds_of
 from npt_core.errors import ConfigError
 
 SEEDS = st.integers(0, 10_000)
@@ -120,11 +121,11 @@ def test_copies_share_a_fold(groups: list[int]) -> None:
 def test_the_temperature_that_judges_an_image_never_saw_it() -> None:
     logits, labels = drawn(50, 4, 0)
     folds = folds_of(range(50))
-    before = cross_fitted(logits, labels, folds)
+    before = cross_fitted(logits, labels, folds).confidence
     for image in (0, 7, 49):
         turned = labels.clone()
         turned[image] = (labels[image] + 1) % 4
-        after = cross_fitted(logits, turned, folds)
+        after = cross_fitted(logits, turned, folds).confidence
         own = folds == folds[image]
         assert torch.equal(before[own], after[own])
         assert not torch.equal(before[~own], after[~own])
@@ -134,12 +135,39 @@ def test_an_over_confident_classifier_becomes_a_calibrated_one() -> None:
     from npt_core.tuning.calibrating import reliability
 
     logits, labels = drawn(1000, 5, 3, sharpness=1.5)
-    sharp = torch.log_softmax(5 * logits, dim=1)
-    before = reliability(sharp, labels)
+    before = reliability(certainty(5 * logits, labels), labels)
     after = reliability(cross_fitted(5 * logits, labels, folds_of(range(1000))), labels)
     assert before["ece"] > 0.2
     assert after["ece"] < 0.05
     assert after["nll"] < before["nll"]
+
+
+# --- many classes -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at_once", [1, 12, 60])
+def test_pieces_give_what_the_whole_gives(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, labels = drawn(50, 4, 1)
+    folds = folds_of(range(50))
+    few = torch.tensor([3, 4, 11, 12, 40])
+    whole = (fit_temperature(logits, labels), fit_temperature(logits, labels, few), cross_fitted(logits, labels, folds))
+    monkeypatch.setattr(calibration, "_AT_ONCE", at_once)
+    cut = (fit_temperature(logits, labels), fit_temperature(logits, labels, few), cross_fitted(logits, labels, folds))
+    assert [one.temperature for one in cut[:2]] == pytest.approx([one.temperature for one in whole[:2]], rel=1e-6)
+    assert torch.equal(cut[2].answers, whole[2].answers)
+    assert torch.allclose(cut[2].confidence, whole[2].confidence, rtol=1e-6)
+    assert torch.allclose(cut[2].log_own, whole[2].log_own, rtol=1e-6)
+
+
+def test_certainty_is_the_softmax_of_each_image_over_its_temperature() -> None:
+    logits, labels = drawn(30, 5, 2)
+    over = torch.linspace(0.5, 3.0, 30).double()
+    found = certainty(logits, labels, over)
+    expected = torch.log_softmax(logits.double() / over[:, None], dim=1)
+    assert torch.equal(found.answers, logits.argmax(dim=1))
+    assert torch.allclose(found.confidence, expected.amax(dim=1).exp())
+    assert torch.allclose(found.log_own, expected[torch.arange(30), labels])
+    assert fit_temperature(logits, labels, torch.arange(9)) == fit_temperature(logits[:9], labels[:9])
 
 
 # --- what is stored ---------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from npt_core import Classifier, Dataset, TuneConfig, tune
 from npt_core.artefact import manifest_faults
-from npt_core.calibration import MIN_IMAGES
+from npt_core.calibration import MIN_IMAGES, Certainty, certainty
 from npt_core.errors import ConfigError
 from npt_core.tuning.calibrating import THRESHOLDS, measure, recommended, reliability, thresholds, to_store
 from npt_core.tuning.evaluate import calibration_error, metrics
@@ -23,11 +23,12 @@ from tests.support.pictures import write_folder
 QUICK: dict[str, Any] = {"epochs": 2, "views": 1, "batch_size": 32, "lr": 0.02}
 
 
-def answers(right: int, wrong: int, sure: float = 5.0, unsure: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Log probabilities of two classes: sure where right, unsure where wrong."""
+def answers(right: int, wrong: int, sure: float = 5.0, unsure: float = 1.0) -> tuple[Certainty, Tensor]:
+    """Answers among two classes: sure where right, unsure where wrong."""
     logits = torch.zeros(right + wrong, 2, dtype=torch.float64)
     logits[:right, 0], logits[right:, 1] = sure, unsure
-    return torch.log_softmax(logits, dim=1), torch.zeros(right + wrong, dtype=torch.int64)
+    labels = torch.zeros(right + wrong, dtype=torch.int64)
+    return certainty(logits, labels), labels
 
 
 @given(st.integers(0, 1000), st.integers(1, 80))
@@ -36,7 +37,7 @@ def test_the_bins_say_what_the_numbers_say(seed: int, n: int) -> None:
     logits = 3 * torch.randn(n, 4, generator=generator)
     labels = torch.randint(0, 4, (n,), generator=generator)
     logp = torch.log_softmax(logits.double(), dim=1)
-    found, known = reliability(logp, labels), metrics(logits, labels, list("abcd"))
+    found, known = reliability(certainty(logits, labels), labels), metrics(logits, labels, list("abcd"))
     assert found["ece"] == pytest.approx(calibration_error(logp.exp().numpy(), labels.numpy()))
     assert found["nll"] == pytest.approx(known["nll"])
     assert sum(one["count"] for one in found["bins"]) == n
