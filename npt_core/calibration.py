@@ -137,7 +137,7 @@ def fit_temperature(logits: Tensor, labels: Tensor, images: Tensor | None = None
         z = logits[part.to(logits.device)].double().cpu()
         return z - z.amax(dim=1, keepdim=True)
 
-    parts = images.split(step)
+    parts = torch.split(images, step)
     wanted = even = 0.0
     for part in parts:
         z = centred(part)
