@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# Base images without an image registry: makes stand-ins for python, redis and nginx from Debian's packages, under the names
+# given, and starts a Docker engine where none answers. For trying the deployment out (docker/smoke.sh) and for CI, on Debian
+# as root; whoever reaches a registry has no need of it.
+#
+#   docker/bases.sh python:3.11-slim-bookworm redis:7.2-bookworm nginx:1.28-bookworm
+#   docker/bases.sh                     the engine and Compose alone
+#
+# Debian's versions stand under the names: Redis is 7.0 then and nginx 1.22. Exit code 3: there can be no engine here.
+set -euo pipefail
+SUITE=bookworm
+export DEBIAN_FRONTEND=noninteractive
+
+say() { echo "bases: $*" >&2; }
+no_engine() { say "$*"; exit 3; }
+
+packages() { # packages NAME...: installs what is missing
+  local missing=() name
+  for name in "$@"; do dpkg -s "$name" >/dev/null 2>&1 || missing+=("$name"); done
+  [ ${#missing[@]} -gt 0 ] || return 0
+  [ "$(id -u)" = 0 ] || no_engine "not root, and these packages are missing: ${missing[*]}"
+  apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+answers() { docker info >/dev/null 2>&1; }
+
+start_engine() {
+  answers && return
+  command -v dockerd >/dev/null || packages docker.io iptables || no_engine "Docker cannot be installed"
+  say "starting a Docker engine, its log is /var/log/npt-dockerd.log"
+  # A session of its own, since it outlives this script, and nothing of what this shell has open: locks above all.
+  (
+    for fd in /proc/self/fd/*; do fd=${fd##*/}; [ "$fd" -le 2 ] || eval "exec $fd>&-"; done
+    exec setsid dockerd </dev/null >/var/log/npt-dockerd.log 2>&1
+  ) &
+  for _ in $(seq 60); do answers && return; sleep 0.5; done
+  tail -n 5 /var/log/npt-dockerd.log >&2
+  no_engine "the Docker engine does not start"
+}
+
+exists() { docker image inspect "$1" >/dev/null 2>&1; }
+
+make_python() { # a Debian with Python and pip, and with the certificates that this machine trusts
+  local root
+  packages debootstrap
+  root=$(mktemp -d)
+  trap 'rm -rf "$root"' RETURN
+  debootstrap --variant=minbase --include=ca-certificates,python3,python3-pip,python3-venv "$SUITE" "$root" >"$root.log" ||
+    { tail -n 20 "$root.log" >&2; return 1; }
+  rm -f "$root.log" "$root"/usr/lib/python3.*/EXTERNALLY-MANAGED
+  rm -rf "$root"/var/cache/apt/archives/*.deb
+  ln -s python3 "$root/usr/bin/python"
+  cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
+  printf '[global]\ncert = /etc/ssl/certs/ca-certificates.crt\n' >"$root/etc/pip.conf"
+  tar -C "$root" -c . | docker import --change 'CMD ["python"]' - npt-base-python >/dev/null
+}
+
+make_service() { # make_service NAME PACKAGE COMMANDS: Debian's package on top of that
+  printf '%s\n' 'FROM npt-base-python' \
+    "RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends $2 >/dev/null && rm -rf /var/lib/apt/lists/* $3" |
+    DOCKER_BUILDKIT=0 docker build --quiet --tag "npt-base-$1" - >/dev/null
+}
+
+start_engine
+command -v docker-compose >/dev/null || docker compose version >/dev/null 2>&1 || packages docker-compose
+for name in "$@"; do
+  kind=${name%%:*}
+  case $kind in python | redis | nginx) ;; *) say "no stand-in for '$name': python, redis and nginx alone"; exit 2 ;; esac
+  if ! exists "npt-base-$kind"; then
+    say "making a stand-in for $name"
+    exists npt-base-python || make_python
+    case $kind in
+      redis) make_service redis redis-server '&& mkdir -p /data && chown redis:redis /data' ;;
+      nginx) make_service nginx nginx-light '' ;;
+    esac
+  fi
+  docker tag "npt-base-$kind" "$name"
+done

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Tries the Compose deployment out on this machine: builds the images, starts them, uses them over HTTP as people do from
+# outside, restarts everything in the middle of a job, restores a backup, upgrades, and takes it all down again. The last
+# line is `smoke: ok`. It has a project, volumes and a free port of its own, so a service that runs here is left alone.
+#
+#   docker/smoke.sh                      all steps, in order
+#   docker/smoke.sh --list               their names
+#   docker/smoke.sh --only NAME,NAME     only these, and those they go on from
+#
+# Needs: python3, a Docker engine, Compose (either one), and for the first build the base images, a package index and 25 GB.
+#
+# SMOKE_COMPOSE   Compose to use: "docker compose" or "docker-compose"; by default the one that is there
+# SMOKE_BASES     a command that is given the names of the base images and provides them, for machines without an image
+#                 registry: docker/bases.sh. Then the legacy builder builds: it takes what the engine has
+# SMOKE_PREVIOUS  what to upgrade from, a git revision; by default the last tag, else the last but one change of the code
+# SMOKE_WITHIN    seconds that anything may take to come up or to end; 300
+#
+# The images stay, as npt-service-*:smoke, so that the next run takes minutes less.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+if [ -n "${SMOKE_BASES:-}" ]; then
+  export DOCKER_BUILDKIT=0 COMPOSE_DOCKER_CLI_BUILD=0
+  python=$(sed -n 's/^ARG PYTHON_IMAGE=//p' docker/Dockerfile)
+  # shellcheck disable=SC2046,SC2086 - words are wanted
+  $SMOKE_BASES "$python" $(sed -n 's/^ *image: \(\(redis\|nginx\):.*\)/\1/p' docker-compose.yml docker-compose.scale.yml)
+fi
+exec python3 docker/smoke "$@"
