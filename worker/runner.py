@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -198,6 +199,8 @@ class Runner:
             told = error if isinstance(error, StoreFullError) else StoreFullError(CANNOT_WRITE)
             problem = Problem.from_error(told)
         try:
+            if not self._services.jobs.files.ended(context.spec.id):  # else it may be what was promised
+                shutil.rmtree(context.folder, ignore_errors=True)  # the room it takes is enough to say so
             self._end(context, JobStatus.FAILED, problem)
         except (OSError, StoreFullError) as error:
             log.error("not even the failure can be written", error=str(error))

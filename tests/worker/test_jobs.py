@@ -18,8 +18,9 @@ from worker.errors import (
     IdempotencyMismatch,
     JobFinishedError,
     NotFoundError,
+    StoreFullError,
 )
-from worker.records import TRANSITIONS, Attempt, JobProgress, JobStatus, Problem, utcnow
+from worker.records import TRANSITIONS, Attempt, JobEnd, JobProgress, JobStatus, Problem, utcnow
 from worker.retention import Waste
 from worker.service import Services
 
@@ -267,6 +268,27 @@ def test_a_result_that_cannot_be_written_fails_the_job(services: Services, monke
     assert done.status is JobStatus.FAILED
     assert done.error is not None
     assert done.error.type == "store-full"
+
+
+def test_a_result_makes_room_for_the_word_that_it_cannot_be_kept(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a volume that the half written result itself has filled to the last byte."""
+    put_end = services.jobs.files.put_end
+
+    def full(job_id: str, end: JobEnd) -> bool:
+        if services.store.exists(services.jobs.files.attempt_key(job_id, 1)):
+            raise StoreFullError("The data volume is full.")
+        return put_end(job_id, end)
+
+    job, _ = services.start_job("sleep", {"steps": 1, "pause": 0})
+    monkeypatch.setattr(services.jobs.files, "put_end", full)
+    runner(services).run_next()
+    done = services.jobs.get(job.id)
+    assert done.status is JobStatus.FAILED
+    assert done.error is not None
+    assert done.error.type == "store-full"
+    assert services.models.list().items == []
 
 
 def test_a_damaged_job_folder_is_given_up_in_the_end_and_the_queue_goes_on(services: Services) -> None:
