@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from app.cli.exits import UNREACHABLE, CommandError, usage
+from app.cli.progress import Sending
 
 if TYPE_CHECKING:
     from app.client import Client
@@ -46,8 +47,12 @@ def connected(url: str, key: str | None) -> Iterator[Client]:
         raise CommandError(
             f"What answers at {url} is no NPT Service; --url or NPT_URL says where it is.", "unreachable", UNREACHABLE
         )
-    with Client(url.rstrip("/"), key=key) as client:
-        yield client
+    sending = Sending()
+    with Client(url.rstrip("/"), key=key, on_sent=sending) as client:
+        try:
+            yield client
+        finally:
+            sending.end()
 
 
 def model_id(client: Client, name: str) -> str:

@@ -70,6 +70,42 @@ class Bar:
         self._phase, self._since = phase, time.monotonic()
 
 
+class Sending:
+    """A bar while a zip is sent, where somebody looks and it is large enough to be waited for; else nothing."""
+
+    WORTH_A_BAR = 4_000_000
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+
+    def __call__(self, sent: int, total: int) -> None:
+        """So many bytes of all are on their way."""
+        if total < self.WORTH_A_BAR:
+            return
+        if self._bar is None:
+            self._bar = self._begin(total)
+        self._bar.update(self._bar.task_ids[0], completed=sent)
+        if sent >= total:
+            self.end()
+
+    @staticmethod
+    def _begin(total: int) -> Progress:
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("sending    "), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        terminal = console(stderr=True)
+        bar = Progress(*columns, console=terminal, disable=not terminal.is_terminal)
+        bar.add_task("", total=total)
+        bar.start()
+        return bar
+
+    def end(self) -> None:
+        """Leave the line as it is; also where it was broken off."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
 def words(facts: Mapping[str, Any]) -> str:
     """What stands beside the bar."""
     parts = []

@@ -16,7 +16,7 @@ from app.client.calls import LONGEST_WAIT_S, TRIES, Call, busy, checked, gone, p
 from app.client.errors import ServerUnreachableError
 from app.client.events import EventLines
 from app.client.files import Download
-from app.client.payload import Image, Pictures
+from app.client.payload import Image, OnSent, Pictures, counted
 from app.client.sync import LONGEST_POLL_S, POLL_S, TIMEOUT, succeeded
 from app.client.types import Dataset, Event, JobState, Model, Page, Prediction, Raw
 
@@ -34,6 +34,8 @@ class AsyncClient:
         key: An API key, where the server wants one.
         timeout: Of httpx.
         transport: Of httpx; for tests and proxies.
+        on_sent: Called while a zip is sent with the bytes that are on their way and the bytes in all; from the
+            beginning where it has to be sent once more.
     """
 
     def __init__(
@@ -43,9 +45,10 @@ class AsyncClient:
         key: str | None = None,
         timeout: httpx.Timeout = TIMEOUT,
         transport: httpx.AsyncBaseTransport | None = None,
+        on_sent: OnSent | None = None,
     ) -> None:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self.url = url
+        self.url, self._on_sent = url, on_sent
         self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout, transport=transport)
 
     async def __aenter__(self) -> Self:
@@ -282,7 +285,9 @@ class AsyncClient:
             last = tried == TRIES - 1 or not call.repeatable
             try:
                 with call.open() as files:
-                    answer = await self._http.request(call.method, call.path, **call.arguments(files))
+                    answer = await self._http.request(
+                        call.method, call.path, **call.arguments(counted(files, self._on_sent))
+                    )
             except httpx.TransportError as error:
                 if last:
                     raise ServerUnreachableError(

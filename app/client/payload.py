@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,6 +16,9 @@ Pictures = str | Path | bytes
 """A folder, a zip, or the bytes of a zip."""
 Image = str | Path | bytes
 """An image file, or its bytes."""
+
+OnSent = Callable[[int, int], object]
+"""Told how many bytes of a zip are on their way, and how many it has."""
 
 SPOOL_BYTES = 64 << 20
 ZIP = "application/zip"
@@ -60,6 +64,42 @@ def _zip(folder: Path, out: IO[bytes]) -> None:
             count += 1
     if not count:
         raise ClientError(f"The folder {str(folder)!r} is empty; it should hold one folder of images for each class.")
+
+
+class Counted:
+    """A file that tells how much of it was read; httpx reads it as it sends.
+
+    Args:
+        file: At any place; it is sent from its beginning.
+        told: Called after each piece.
+    """
+
+    def __init__(self, file: IO[bytes], told: OnSent) -> None:
+        self._file, self._told = file, told
+        self._size = self.seek(0, os.SEEK_END)
+        self.seek(0)
+
+    def read(self, size: int = -1) -> bytes:
+        """Bytes from where it stands."""
+        data = self._file.read(size)
+        self._told(self._file.tell(), self._size)
+        return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to another place; the new one."""
+        self._file.seek(offset, whence)
+        return self._file.tell()
+
+    def tell(self) -> int:
+        """Where it stands."""
+        return self._file.tell()
+
+
+def counted(files: Any, told: OnSent | None) -> Any:
+    """What httpx takes as `files`, so that it tells how much of the zip in it was sent."""
+    if told is None or not isinstance(files, Mapping):
+        return files
+    return {field: (name, Counted(file, told), kind) for field, (name, file, kind) in files.items()}
 
 
 @contextlib.contextmanager

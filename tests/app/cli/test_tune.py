@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import zipfile
 from pathlib import Path
@@ -92,6 +93,21 @@ def test_a_bar_in_a_terminal(api: Api, pictures: Path, working: None) -> None:
         assert terminal.end() == 0
     assert "━" in terminal.text
     assert MODEL.search(terminal.text)
+
+
+def test_a_bar_while_a_large_zip_is_sent(api: Api, pictures: Path, tmp_path: Path) -> None:
+    large = tmp_path / "large.zip"
+    with zipfile.ZipFile(large, "w") as made:
+        for path in sorted(pictures.rglob("*.png")):
+            made.write(path, path.relative_to(pictures))
+        made.writestr("__MACOSX/padding", os.urandom(5_000_000))
+    with in_terminal(["datasets", "add", large, "--no-audit"], NPT_URL=api.url) as terminal:
+        terminal.wait_for("12 images")
+        assert terminal.end() == 0
+    assert "sending" in terminal.text
+    assert "5.0/5.0 MB" in terminal.text
+    quiet = npt("datasets", "add", large, "--no-audit", NPT_URL=api.url)
+    assert "sending" not in quiet.stderr  # nobody looks
 
 
 @pytest.mark.usefixtures("working")

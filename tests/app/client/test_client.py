@@ -383,3 +383,39 @@ def test_the_client_needs_httpx_and_nothing_else_of_the_server() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+# --- what is sent -----------------------------------------------------------------------------------------------------
+
+
+def test_it_tells_how_much_of_a_zip_was_sent(api: Api, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "colours", {"red": 3, "green": 3}, first_seed=90_000)
+    told: list[tuple[int, int]] = []
+    with Client(api.url, on_sent=lambda sent, total: told.append((sent, total))) as client:
+        found = client.add_dataset(folder, audit=False)
+        with archive(folder) as (_, file, _):
+            size = file.seek(0, os.SEEK_END)
+        assert told[-1] == (size, size)
+        assert [sent for sent, _ in told] == sorted(sent for sent, _ in told)
+        told.clear()
+        client.predict([png("red")], model="zero-shot", labels=["red", "green"])
+        assert not told  # pictures to look at are no upload to wait for
+    assert found.images == 6
+
+    async def again() -> None:
+        async with AsyncClient(api.url, on_sent=lambda sent, total: told.append((sent, total))) as client:
+            assert (await client.add_dataset(folder, audit=False)).id == found.id
+
+    asyncio.run(again())
+    assert told[-1] == (size, size)
+
+
+def test_what_is_sent_twice_is_counted_from_its_beginning(api: Api, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "colours", {"red": 3, "green": 3}, first_seed=91_000)
+    told: list[tuple[int, int]] = []
+    with Client(
+        api.url, transport=Flaky(1, after=True), on_sent=lambda sent, total: told.append((sent, total))
+    ) as client:
+        client.add_dataset(folder, audit=False)
+    assert sum(sent == total for sent, total in told) >= 2
+    assert told[-1][0] == told[-1][1]
