@@ -44,7 +44,7 @@ pytestmark = pytest.mark.timeout(3600)
 SCHEDULES, STEPS = times(1000, 5000), 12
 TTL_MS = 3000
 NODES = ("api", "one", "two")
-WRITES = ("put", "put_file", "move", "delete", "unlink", "discard", "touch")
+WRITES = ("put", "put_file", "move", "delete", "unlink", "discard", "touch", "abandon")
 TOY = {"steps": 2, "pause": 0, "checkpoint_every": 1}
 
 
