@@ -1,7 +1,7 @@
 """An S3 server of the tests: moto behind real HTTP, in a process of its own.
 
 Conditions are judged and objects written as one step, which moto by itself does not promise to threads. With
-`--no-conditions` it is a server that has never heard of conditional writes.
+`--no-conditions` it is a server that has never heard of conditional writes; `--tls=CERT,KEY` has it speak HTTPS.
 """
 
 from __future__ import annotations
@@ -46,7 +46,15 @@ class Quiet(WSGIRequestHandler):
 
 def main() -> None:
     app = OneByOne(DomainDispatcherApplication(create_backend_app), "--no-conditions" not in sys.argv)
-    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)  # type: ignore[arg-type]
+    tls = next((option.removeprefix("--tls=").split(",") for option in sys.argv if option.startswith("--tls=")), None)
+    server = make_server(
+        "127.0.0.1",
+        0,
+        app,  # type: ignore[arg-type]
+        threaded=True,
+        request_handler=Quiet,
+        ssl_context=(tls[0], tls[1]) if tls else None,
+    )
     print(server.server_port, flush=True)
     server.serve_forever()
 

@@ -38,7 +38,8 @@ class S3Server:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, "the S3 server of the tests did not start"
-        self.url = f"http://127.0.0.1:{int(line)}"
+        scheme = "https" if any(option.startswith("--tls=") for option in options) else "http"
+        self.url = f"{scheme}://127.0.0.1:{int(line)}"
 
     def make_bucket(self) -> str:
         """A new, empty bucket; its name."""

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import redis
-import trustme
 
+from tests.support.certificates import certificates
 from tests.support.redis_server import RedisServer
 from tests.support.service import wait_for
 
@@ -43,14 +43,7 @@ class TlsRedis:
 @contextlib.contextmanager
 def tls_redis(folder: Path) -> Iterator[TlsRedis]:
     """Running, and empty."""
-    folder.mkdir(parents=True)
-    authority = trustme.CA()
-    certificate = authority.issue_cert("127.0.0.1", "localhost")
-    ca, cert, key = folder / "ca.pem", folder / "cert.pem", folder / "key.pem"
-    authority.cert_pem.write_to_path(ca)
-    for number, blob in enumerate(certificate.cert_chain_pems):
-        blob.write_to_path(cert, append=number > 0)
-    certificate.private_key_pem.write_to_path(key)
+    ca, cert, key = certificates(folder)
     server = _with_tls()
     if server is not None:
         with _native(server, folder, ca, cert, key) as port:

@@ -14,6 +14,7 @@ import structlog
 
 from npt_core.errors import ConfigError
 from tests.support.brittle_line import Break, BrittleLine, brittle_line
+from tests.support.certificates import certificates
 from tests.support.s3_server import S3Server, running_s3
 from worker.errors import ConflictError, CorruptRecordError, NotFoundError
 from worker.store.base import StoreUnavailable
@@ -459,6 +460,16 @@ class TestWhatIsSaidAtStart:
             bucket = server.bucket()
         with pytest.raises(ConfigError, match=r"cannot be reached at http://127.*NPT_S3_ENDPOINT"):
             check(bucket, wait_s=0)
+
+    def test_over_https_the_ca_must_be_known(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        ca, cert, key = certificates(tmp_path / "tls")
+        with running_s3(f"--tls={cert},{key}") as server:
+            monkeypatch.setenv("AWS_CA_BUNDLE", str(ca))
+            name = server.make_bucket()
+            check(connect(name, "", server.url))
+            monkeypatch.delenv("AWS_CA_BUNDLE")
+            with pytest.raises(ConfigError, match="cannot be reached at https.*AWS_CA_BUNDLE"):
+                check(connect(name, "", server.url), wait_s=0)
 
     def test_conditions_are_ignored(self) -> None:
         with running_s3("--no-conditions") as server, pytest.raises(ConfigError, match="ignores conditional writes"):
