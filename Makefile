@@ -4,13 +4,14 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help install demo serve test check audit fuzz format lock clean
+.PHONY: help install demo serve test chaos check audit fuzz format lock clean
 
 help:
 	@echo "make demo     set up, then run the whole main job over HTTP and print what it reached"
 	@echo "make serve    set up, then run the service on http://127.0.0.1:8000 (data in ./data)"
 	@echo "make install  the set-up alone: locked dependencies in ./.venv"
 	@echo "make test     every test (unit, contract, parity, end to end)"
+	@echo "make chaos    the fault and load tests in their long form (about an hour); writes docs/reliability.md's table"
 	@echo "make check    linters, types, import layers, what is installed against the lock files"
 	@echo "make audit    known faults of the locked dependencies (needs a network)"
 	@echo "make fuzz     coverage-guided fuzzing of what reads strangers' files: FUZZ_S seconds for each of eight readers"
@@ -28,6 +29,11 @@ serve: install
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+chaos: $(VENV)/.dev
+	@rm -f build/faults.jsonl
+	NPT_CHAOS=1 $(BIN)/python -m pytest tests/faults $(PYTEST_ARGS); failed=$$?; \
+	  NPT_CHAOS=1 $(BIN)/python -m tests.faults.record build/faults.jsonl && exit $$failed
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -35,10 +35,17 @@ COLOURS = ("red", "green", "blue", "yellow")
 CONFIG: Mapping[str, Any] = {"epochs": 6, "views": 2, "batch_size": 8, "seed": 7}
 """A tuning of about a second, in two stages, with three batches of images to encode."""
 PHASES = ("unpacking", "encoding", "tuning", "evaluating", "auditing", "saving", "saved")
+MOMENTS = {"saved": "with everything saved", "before end.json": "about to commit"}
+"""What gates that are no phases are called in the table."""
 AFTER = {"encoding": 32, "tuning": 10}
 """So much of a phase is done when its gate holds: a batch of images, an epoch and a half."""
 NOBODY_S = 600.0
 """A lease that does not run out in a test: whoever takes the job over did not wait for that."""
+
+
+def moment(gate: str) -> str:
+    """When that gate is, in words."""
+    return MOMENTS.get(gate, f"while {gate}")
 
 
 def pictures(first_seed: int = 0, per_class: int = 10, *, padding: int = 0) -> bytes:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.faults.record import times
-from tests.faults.stack import AFTER, PHASES, Stack
+from tests.faults.stack import AFTER, PHASES, Stack, moment
 from tests.support.service import wait_for
 
 pytestmark = pytest.mark.timeout(900)
@@ -41,7 +41,7 @@ def test_cancel_stops_it_within_a_step(stack: Stack, tried: Callable[..., None],
     stack.check([job_id])
     wait_for("its space to be given back", lambda: {key for key, _ in left(stack, job_id)} == KEPT)
     assert store.names("trash") == trash
-    tried(9, f"cancelled while {phase}", "cancelled, no model, space given back", seconds)
+    tried(9, f"cancelled {moment(phase)}", "cancelled, no model, space given back", seconds)
 
 
 def left(stack: Stack, job_id: str) -> list[tuple[str, int]]:

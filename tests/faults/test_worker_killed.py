@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.faults.record import CHAOS, times
-from tests.faults.stack import AFTER, NOBODY_S, PHASES, Stack, eventually
+from tests.faults.stack import AFTER, NOBODY_S, PHASES, Stack, eventually, moment
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -49,7 +49,7 @@ def test_on_the_same_node_the_job_goes_on_at_once(
 ) -> None:
     job_id, seconds = killed(stack, phase, "here", NOBODY_S)  # not because a lease ran out, then
     is_undisturbed(stack, job_id)
-    tried(1, f"worker killed -9 while {phase}, another starts on its node", "same model, to the bit", seconds)
+    tried(1, f"worker killed -9 {moment(phase)}, another starts on its node", "same model, to the bit", seconds)
 
 
 @pytest.mark.parametrize("again", range(times(1, 3)))
@@ -59,7 +59,7 @@ def test_elsewhere_it_goes_on_when_the_lease_is_over(
 ) -> None:
     job_id, seconds = killed(stack, phase, "there", 3.0)
     is_undisturbed(stack, job_id)
-    tried(1, f"worker killed -9 while {phase}, another runs elsewhere (lease 3 s)", "same model, to the bit", seconds)
+    tried(1, f"worker killed -9 {moment(phase)}, another runs elsewhere (lease 3 s)", "same model, to the bit", seconds)
 
 
 def test_between_the_end_and_the_move_of_the_model_nothing_is_lost(stack: Stack, tried: Callable[..., None]) -> None:

@@ -73,8 +73,14 @@ def _store(here: Gates) -> None:
 
         return call
 
-    LocalStore.put = watched(LocalStore.put, lambda key, *_: key.rpartition("/")[2])  # type: ignore[method-assign]
-    LocalStore.move = watched(LocalStore.move, lambda _, target: target.partition("/")[0])  # type: ignore[method-assign]
+    def of_file(key: str, *_: Any) -> str:
+        return key.rpartition("/")[2]
+
+    def of_folder(source: str, target: str, *_: Any) -> str:
+        return target.partition("/")[0]
+
+    LocalStore.put = watched(LocalStore.put, of_file)  # type: ignore[method-assign]
+    LocalStore.move = watched(LocalStore.move, of_folder)  # type: ignore[method-assign]
 
 
 def _disk(here: Gates) -> None:
