@@ -14,6 +14,7 @@ import pytest
 from tests.faults.record import times
 from tests.faults.stack import AFTER, Stack
 from tests.support.service import wait_for
+from worker.identity import process_name
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -41,7 +42,7 @@ def test_the_worker_keeps_a_checkpoint_and_hands_its_job_back(
     gates.close(phase, after=AFTER.get(phase, 0))
     job_id = stack.tune(name="handed back")
     gates.wait_held(phase)
-    said = worker.listen()
+    said, name = worker.listen(), process_name(worker.process.pid)
     code, seconds = worker.terminate()
     assert code == 0
     del stack.workers["here"]
@@ -51,7 +52,7 @@ def test_the_worker_keeps_a_checkpoint_and_hands_its_job_back(
     assert (end.outcome, end.charged) == ("drained", 0)
     assert (stack.services.jobs.files.load_checkpoint(job_id) is not None) == (phase != "encoding")
     assert not said("did not drain")
-    assert list((stack.data / "run" / "workers").glob("*")) == []
+    assert list((stack.data / "run" / "workers").glob(f"{name}.*")) == []
     assert held_locks(stack) == []
     assert stack.job(job_id)["status"] == "queued"
     stack.start_worker()
