@@ -1,0 +1,86 @@
+"""docker/smoke.sh without Docker: what it sends over HTTP, against a real service; how it ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.support.service import ROOT, running_service
+
+SMOKE = ROOT / "docker" / "smoke"
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """Its modules as the script imports them, and gone afterwards: their names are short."""
+    monkeypatch.syspath_prepend(str(SMOKE))
+    names = {path.stem for path in SMOKE.glob("*.py")} - {"__main__"}
+    assert not names & set(sys.modules)
+    import steps
+
+    yield steps
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def key_of() -> object:
+    def create(data: Path) -> str:
+        env = {name: value for name, value in os.environ.items() if not name.startswith("NPT_")}
+        argv = [sys.executable, "-m", "app", "keys", "create", "--scope", "admin", "--data-dir", str(data)]
+        return subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout.strip()
+
+    return create
+
+
+@pytest.mark.slow
+def test_the_steps_over_http(steps: ModuleType, key_of, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    data = tmp_path / "data"
+    with running_service(data, NPT_REQUIRE_KEY="true") as service:
+        stage = steps.Stage(ROOT, tmp_path, [], 200.0, None)
+        stage.client = type(stage.client)(service.url, None, 200.0)
+        assert "401" in steps.closed(stage)
+        stage.client.key = key_of(data)
+        steps.wait_for("the key", lambda: stage.client.call("GET", "/keys").status == 200, 60, 0.1)
+        with pytest.raises(Exception, match="without a key"):
+            steps.closed(type("Open", (), {"client": stage.client})())
+        assert "events" in steps.tune(stage)
+        assert "400 pictures" in steps.predict(stage)
+        assert "400 rows" in steps.batch(stage)
+        steps.same(stage)
+        stage.answers[0] = stage.answers[0] | {"probability": stage.answers[0]["probability"] / 2}
+        with pytest.raises(Exception, match="probabilities have changed"):
+            steps.same(stage)
+
+
+def test_an_unknown_step_is_named() -> None:
+    done = subprocess.run([sys.executable, str(SMOKE), "--only", "tune,lunch"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "no step lunch" in done.stderr
+
+
+def test_without_compose_it_fails_and_says_so(tmp_path: Path) -> None:
+    env = {"PATH": str(tmp_path), "HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, str(SMOKE)], env=env, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "there is no Compose" in done.stderr
+    assert "smoke: ok" not in done.stdout
+
+
+def test_what_is_staged_is_what_the_images_are_made_of(steps: ModuleType, tmp_path: Path) -> None:
+    stage = steps.Stage(ROOT, tmp_path, [], 1.0, None)
+    folder = stage.deployment.folder
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        if line.startswith("!"):
+            assert (folder / line[1:]).exists(), line
+    assert (folder / "docker" / "nginx.conf").is_file()
+    assert not list(folder.rglob("__pycache__"))
+    written = (folder / ".env").read_text()
+    assert f"\nREDIS_PASSWORD={stage.password}\n" in written
+    assert stage.password not in repr(stage)
