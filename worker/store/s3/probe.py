@@ -79,7 +79,7 @@ def _try_conditions(bucket: Bucket) -> None:
         if first is None or created_twice or changed is None or changed_late or bucket.get(key) != b"3":
             raise ConfigError(
                 f"The server of the bucket {bucket} ignores conditional writes (If-None-Match, If-Match), by which "
-                "machines agree who came first; use one that heeds them, for instance AWS S3 or a MinIO of 2025."
+                "machines agree who came first; use one that heeds them, as AWS S3 does."
             )
     finally:
         bucket.delete([key])
