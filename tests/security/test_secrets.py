@@ -1,0 +1,81 @@
+"""Secrets of the operator are in no log, no answer and no file, whatever the service went through."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+import pytest
+
+from tests.security.conftest import KEY, SECRETS, Target
+from tests.security.corpus.case import PREDICT
+from tests.support.api import coloured_zip
+from tests.support.service import wait_for
+
+WRONG = "npt_" + "0" * 26 + "_" + "SecretOfAWrongKey" * 2
+
+
+def test_a_whole_life_of_the_service_tells_no_secret(target: Target) -> None:
+    """Tuning, keys made and used, refusals, a Redis that goes away: then every log line and every file is read."""
+    client = target.client
+    made = client.post("/keys", json={"scopes": ["predict"], "label": "of the test"})
+    assert made.status_code == 201, made.text
+    secret = made.json()["key"]
+    answers = [
+        client.get(path).text for path in ("/livez", "/readyz", "/metrics", "/backbones", "/keys", "/openapi.json")
+    ]
+    for header in ({"X-API-Key": WRONG}, {"Authorization": f"Bearer {WRONG}"}, {"X-API-Key": secret}):
+        answers.append(httpx.get(f"{target.service.url}/datasets", headers=header).text)
+    answers.append(httpx.get(f"{target.service.url}/jobs?api_key={WRONG}&key={KEY}").text)
+    answers.append(client.post(PREDICT, content=b"no picture", headers={"Content-Type": "image/png"}).text)
+
+    zipped = coloured_zip(4, first_seed=7)
+    config = json.dumps({"epochs": 1, "views": 1})
+    job = client.post("/tune", files={"dataset": ("a.zip", zipped)}, data={"config": config})
+    assert job.status_code == 202, job.text
+
+    def ended() -> dict[str, str] | None:
+        found = client.get(f"/jobs/{job.json()['id']}").json()
+        return found if found["status"] in ("succeeded", "failed") else None
+
+    assert wait_for("the job to end", ended, 240)["status"] == "succeeded"
+
+    target.redis.kill()
+    answers += [client.get(path).text for path in ("/readyz", "/jobs", "/models")]
+    answers.append(client.post("/tune", files={"dataset": ("a.zip", zipped)}, data={"config": config}).text)
+    target.redis.start()
+    wait_for("the service to be ready again", lambda: client.get("/readyz").status_code == 200, 120)
+    for kind in ("jobs", "models", "datasets"):  # a job still makes a model, and a model needs its data set
+        for one in client.get(f"/{kind}").json()["items"]:
+            wait_for(f"nothing to need {one['id']}", lambda kind=kind, one=one: _gone(client, kind, one["id"]), 120)
+
+    log = target.service.log.read_text(errors="replace")
+    assert '"event": "request"' in log, "the log that is read here is the service's"
+    assert '"level": "debug"' in log
+    for hidden in (*SECRETS, secret, WRONG):
+        assert hidden not in log, "a secret is in the log"
+        assert not any(hidden in text for text in answers), "a secret is in an answer"
+    for path in target.service.data.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert not any(hidden.encode() in content for hidden in (*SECRETS, secret, WRONG)), path
+
+
+def _gone(client: httpx.Client, kind: str, name: str) -> bool:
+    if kind == "jobs":
+        return client.get(f"/jobs/{name}").json()["status"] in ("succeeded", "failed", "cancelled")
+    return client.delete(f"/{kind}/{name}").status_code in (204, 404)
+
+
+def test_command_lines_of_its_processes_hold_none(target: Target) -> None:
+    """They can be read by every user of the machine, unlike environments."""
+    commands = target.service.processes()
+    assert len(commands) >= 3
+    assert not any(secret in command for secret in SECRETS for command in commands.values())
+
+
+@pytest.mark.parametrize("path", ["/readyz", "/metrics", "/livez", "/problems", "/docs", "/"])
+def test_what_needs_no_key_tells_nothing_private(target: Target, path: str) -> None:
+    text = httpx.get(f"{target.service.url}{path}").text
+    for private in (*SECRETS, str(target.service.data), str(target.redis.socket)):
+        assert private not in text
