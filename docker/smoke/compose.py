@@ -98,6 +98,11 @@ class Deployment:
         done = run([*self._command, *files, *arguments], self.folder, env, **options)
         return (done.stdout or b"").decode()
 
+    def build(self) -> None:
+        """Both images, one after the other: at once, a builder that shares no work does all of it twice."""
+        for service in ("worker", "api"):
+            self.compose("build", service)
+
     def up(self, *services: str) -> None:
         """Start, and wait until all are healthy."""
         self.compose("up", "-d", *services)
