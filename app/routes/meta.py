@@ -53,7 +53,7 @@ async def list_problems() -> list[ProblemKind]:
     return [_kind(code, kind) for code, kind in KINDS.items()]
 
 
-@router.get("/problems/{code}", operation_id="get_problem")
+@router.get("/problems/{code}", operation_id="get_problem", responses={404: problems(404)[404]})  # needs no key
 async def get_problem(code: Annotated[str, Path(max_length=100, examples=["invalid-archive"])]) -> ProblemKind:
     """What a kind of problem means and what to do about it: where the `type` of every problem leads."""
     if code not in KINDS:
