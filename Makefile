@@ -48,7 +48,7 @@ audit: $(VENV)/.dev
 
 FUZZ_S ?= 600
 fuzz: $(VENV)/.dev
-	NPT_FUZZ_S=$(FUZZ_S) $(BIN)/python -m pytest tests/security/test_fuzz.py
+	NPT_FUZZ_S=$(FUZZ_S) NPT_SCHEMA_EXAMPLES=200 $(BIN)/python -m pytest tests/security/test_fuzz.py tests/security/test_schema.py
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
