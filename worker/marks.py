@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +54,13 @@ def busy(run_dir: Path, node: str, worker: str) -> list[Busy]:
     return found
 
 
+def sweep_the_dead(run_dir: Path, node: str, lives: Callable[[str], bool]) -> None:
+    """Remove the marks of workers of this machine that are no more: those that lost the power removed none."""
+    for path in (run_dir / "workers").glob(f"*.{_hash(node)}.*"):
+        if not lives(path.name.partition(".")[0]):
+            path.unlink(missing_ok=True)
+
+
 def sweep(run_dir: Path, node: str, gone: str) -> None:
     """Remove the marks of a worker that is no more."""
     for path in (run_dir / "workers").glob(f"{_name(node, gone)}.*"):
@@ -61,4 +68,8 @@ def sweep(run_dir: Path, node: str, gone: str) -> None:
 
 
 def _name(node: str, worker: str) -> str:
-    return f"{worker}.{hashlib.sha256(node.encode()).hexdigest()[:12]}"
+    return f"{worker}.{_hash(node)}"
+
+
+def _hash(node: str) -> str:
+    return hashlib.sha256(node.encode()).hexdigest()[:12]

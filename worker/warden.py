@@ -52,6 +52,8 @@ class Warden:
 
     def start(self) -> None:
         """Begin to watch."""
+        with contextlib.suppress(OSError):
+            marks.sweep_the_dead(self._settings.run_dir, self._settings.node, alive)
         self._thread.start()
 
     def drain(self) -> None:
