@@ -77,11 +77,13 @@ class Sending:
 
     def __init__(self) -> None:
         self._bar: Progress | None = None
+        self._done = False
 
     def __call__(self, sent: int, total: int) -> None:
         """So many bytes of all are on their way."""
-        if total < self.WORTH_A_BAR:
-            return
+        if total < self.WORTH_A_BAR or (self._done and sent >= total):
+            return  # httpx reads once more at the end
+        self._done = sent >= total
         if self._bar is None:
             self._bar = self._begin(total)
         self._bar.update(self._bar.task_ids[0], completed=sent)

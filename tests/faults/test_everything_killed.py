@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
-from tests.faults.record import times
+from tests.faults.record import CHAOS, times
 from tests.faults.stack import CONFIG, Stack, eventually, pictures
 
-pytestmark = pytest.mark.timeout(3600)
+pytestmark = pytest.mark.timeout(3600 if CHAOS else 900)
 
 ROUNDS = times(10, 50)
 

@@ -27,7 +27,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.faults.record import times
+from tests.faults.record import CHAOS, times
 from tests.support.in_process import runner
 from tests.support.redis_server import RedisServer
 from tests.support.zips import classes, write_zip
@@ -39,7 +39,7 @@ from worker.service import Services, open_services
 from worker.settings import WorkerSettings
 from worker.store.local import LocalStore
 
-pytestmark = pytest.mark.timeout(3600)
+pytestmark = pytest.mark.timeout(3600 if CHAOS else 900)
 
 SCHEDULES, STEPS = times(1000, 5000), 12
 TTL_MS = 3000

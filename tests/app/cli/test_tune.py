@@ -106,6 +106,7 @@ def test_a_bar_while_a_large_zip_is_sent(api: Api, pictures: Path, tmp_path: Pat
         assert terminal.end() == 0
     assert "sending" in terminal.text
     assert "5.0/5.0 MB" in terminal.text
+    assert terminal.text.count("\n") <= 4  # one bar, and the two lines of the result
     quiet = npt("datasets", "add", large, "--no-audit", NPT_URL=api.url)
     assert "sending" not in quiet.stderr  # nobody looks
 
