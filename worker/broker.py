@@ -111,7 +111,8 @@ def refusal(address: RedisAddress, error: Exception) -> BrokerError | None:
                 f"the certificate of the broker at {address} is not trusted ({cause.verify_message}); name the CA that "
                 "signed it in NPT_REDIS_URL: ?ssl_ca_certs=/path/to/ca.pem"
             )
-        if isinstance(cause, ssl.SSLError):
+        # A line that just ends may be a broker that starts again.
+        if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
             return BrokerError(
                 f"the broker at {address} does not speak TLS as it should ({cause.reason}); without TLS the address in "
                 "NPT_REDIS_URL begins with redis://, and a broker that wants a certificate of ours is given "

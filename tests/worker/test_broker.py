@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import ssl
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from tests.support.processes import alive, wait_gone
 from tests.support.service import wait_for
 from worker import broker as module
 from worker.broker import BrokerError, find_server, forget, own_broker, resolve_broker
+from worker.redis_url import RedisAddress
 from worker.supervise import State, Supervisor
 
 
@@ -224,3 +226,23 @@ def test_quoting_keeps_one_value_on_one_line(value: str) -> None:
             read += quoted[at]
         at += 1
     assert read == value
+
+
+# --- who is let in ----------------------------------------------------------------------------------------------------
+
+
+def _refused(cause: Exception) -> bool:
+    error = redis.ConnectionError("the line broke")
+    error.__cause__ = cause
+    return module.refusal(RedisAddress.parse("rediss://localhost:6379/0"), error) is not None
+
+
+@pytest.mark.parametrize("cause", [ssl.SSLEOFError(8, "EOF"), ssl.SSLZeroReturnError(6, "closed"), OSError("reset")])
+def test_a_line_that_ends_in_its_greeting_may_be_a_broker_that_starts(cause: Exception) -> None:
+    assert not _refused(cause)
+
+
+@pytest.mark.parametrize("cause", [ssl.SSLCertVerificationError(1, "unknown CA"), ssl.SSLError(1, "wrong version")])
+def test_a_broker_that_cannot_be_trusted_is_not_waited_for(cause: ssl.SSLError) -> None:
+    cause.reason = cause.verify_message = "as OpenSSL says it"  # type: ignore[attr-defined]  # it sets them itself
+    assert _refused(cause)
