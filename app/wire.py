@@ -10,7 +10,6 @@ import time
 from collections.abc import Collection
 from http import HTTPStatus
 from typing import Any, Final
-from weakref import WeakKeyDictionary
 
 import h11
 import structlog
@@ -54,24 +53,36 @@ class HeadWatch:
 
     def __init__(self, connections: Collection[Any], patience_s: float) -> None:
         self._connections, self._patience_s = connections, patience_s
-        self._waiting: WeakKeyDictionary[Any, tuple[object, float]] = WeakKeyDictionary()
+        # For each that waits: its last request and since when. Made anew at every look, so that a connection that is
+        # gone is held no longer than until the next one, whatever its request refers to.
+        self._waiting: dict[Any, tuple[object, float]] = {}
+        self._has_failed = False
 
     async def look(self) -> None:
-        """Look at every connection once; uvicorn calls this every second."""
+        """Look at every connection once; uvicorn calls this every second, and would end with what it raises."""
         now, ended = time.monotonic(), 0
+        before, self._waiting = self._waiting, {}
         for connection in tuple(self._connections):
-            if not _lacks_a_head(connection):
-                self._waiting.pop(connection, None)
-                continue
-            last, since = self._waiting.get(connection, (None, now))
-            if last is not connection.cycle:  # it has asked for something since
-                since = now
-            self._waiting[connection] = (connection.cycle, since)
-            if now - since >= self._patience_s:
-                self._end(connection)
-                ended += 1
+            try:
+                if _lacks_a_head(connection):
+                    ended += self._waits(connection, before.get(connection), now)
+            except Exception:
+                if not self._has_failed:  # once: a look is every second
+                    self._has_failed = True
+                    log.exception("a connection cannot be watched")
         if ended:
             log.info("connections without a request ended", count=ended, after_s=self._patience_s)
+
+    def _waits(self, connection: Any, before: tuple[object, float] | None, now: float) -> bool:
+        """Note that a connection waits, and end it where it has for too long; whether that was so."""
+        last, since = before or (None, now)
+        if last is not connection.cycle:  # it has asked for something since
+            since = now
+        self._waiting[connection] = (connection.cycle, since)
+        if now - since < self._patience_s:
+            return False
+        self._end(connection)
+        return True
 
     def _end(self, connection: Any) -> None:
         answer = _answer("request-timeout", f"No whole head of a request arrived in {self._patience_s:g} s.")

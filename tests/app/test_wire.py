@@ -1,0 +1,107 @@
+"""The watch over connections that never ask for anything, on a real uvicorn."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import socket
+import threading
+import weakref
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+from structlog.testing import capture_logs
+
+from app.wire import HeadWatch, Wire
+from tests.support.service import wait_for
+
+GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@dataclass
+class Watched:
+    """A server of one answer, and how often its connections were looked at."""
+
+    server: uvicorn.Server
+    looks: list[None] = field(default_factory=list)
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(self.server.servers[0].sockets[0].getsockname(), timeout=60)
+
+    def connections(self) -> tuple[Any, ...]:
+        return tuple(self.server.server_state.connections)
+
+    def wait_for_looks(self, more: int) -> None:
+        until = len(self.looks) + more
+        wait_for("looks at the connections", lambda: len(self.looks) >= until)
+
+
+async def _answer(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+@contextlib.contextmanager
+def watched(patience_s: float, more: tuple[object, ...] = ()) -> Iterator[Watched]:
+    """A server that also looks at `more`, which are no connections."""
+
+    class All(Collection[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            return iter([*more, *server.server_state.connections])
+
+        def __len__(self) -> int:
+            return len(list(iter(self)))
+
+        def __contains__(self, one: object) -> bool:
+            return one in list(iter(self))
+
+    config = uvicorn.Config(_answer, host="127.0.0.1", port=0, log_config=None, http=Wire, lifespan="off", ws="none")
+    server = uvicorn.Server(config)
+    told, watch = Watched(server), HeadWatch(All(), patience_s)
+
+    async def look() -> None:
+        await watch.look()
+        told.looks.append(None)
+
+    config.callback_notify, config.timeout_notify = look, 0
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        wait_for("the server", lambda: server.started)
+        yield told
+    finally:
+        server.should_exit = True
+        thread.join(60)
+    assert not thread.is_alive()
+
+
+def test_a_connection_that_is_gone_is_held_by_nothing() -> None:
+    with watched(patience_s=3600) as told:
+        with told.connect() as opened:
+            opened.sendall(GET)
+            received = b""
+            while not received.endswith(b"ok"):
+                received += opened.recv(65536)
+            opened.sendall(b"GET /")
+            gone = weakref.ref(told.connections()[0])
+            wait_for("the beginning of a second head", lambda: _has_begun(gone()))
+            told.wait_for_looks(2)
+            assert gone() is not None
+        wait_for("the connection to end", lambda: not told.connections())
+        wait_for("the connection to be forgotten", lambda: gc.collect() >= 0 and gone() is None, 30)
+
+
+def _has_begun(connection: Any) -> bool:
+    return connection.cycle.response_complete and connection.timeout_keep_alive_task is None
+
+
+def test_one_that_cannot_be_watched_ends_neither_the_server_nor_the_watch() -> None:
+    with capture_logs() as logs, watched(0, more=(object(), object())) as told:
+        told.wait_for_looks(3)
+        with told.connect() as opened:  # silent
+            assert opened.recv(12) == b"HTTP/1.1 408"
+    faults = [line for line in logs if line["event"] == "a connection cannot be watched"]
+    assert len(faults) == 1
+    assert faults[0]["log_level"] == "error"
