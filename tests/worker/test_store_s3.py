@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -399,19 +400,109 @@ class TestEditing:
         with store.edit(self.KEY) as path:
             assert not path.exists()
 
-    def test_a_copy_that_was_changed_and_not_sent_is_not_trusted(self, machine: Machine) -> None:
+    def test_what_was_changed_and_not_sent_is_seen_by_nobody(self, machine: Machine) -> None:
         store = machine()
         with store.edit(self.KEY) as path:
             path.write_bytes(b"1")
-        copy = path
         editing = store.edit(self.KEY)
-        editing.__enter__()
-        copy.write_bytes(b"2")  # and the process dies here: nothing of it is cleared up
+        draft = editing.__enter__()
+        draft.write_bytes(b"2")  # and the process dies here: nothing of it is cleared up
         fresh = S3Store(store.bucket, store.root, cache_bytes=1 << 30)
         with fresh.edit(self.KEY, write=False) as path:
-            assert path == copy
+            assert path != draft
             assert path.read_bytes() == b"1"
         assert not editing.__exit__(RuntimeError, RuntimeError(), None)
+
+    @pytest.mark.parametrize("process", ["same", "another"])
+    def test_who_reads_while_it_is_written_sees_the_old_and_spoils_nothing(
+        self, machine: Machine, process: str
+    ) -> None:
+        store = machine()
+        # Another process of the machine: another object on the same folder, which shares no lock of threads.
+        reader = store if process == "same" else S3Store(store.bucket, store.root, cache_bytes=1 << 30)
+        with store.edit(self.KEY) as path:
+            path.write_bytes(b"1")
+        seen = list[bytes]()
+
+        def read() -> None:
+            with reader.edit(self.KEY, write=False) as path:
+                seen.append(path.read_bytes())
+
+        def read_at_once() -> None:
+            threads = [threading.Thread(target=read) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(60)
+
+        with store.edit(self.KEY) as path:
+            read_at_once()
+            path.write_bytes(b"2")
+            read_at_once()
+        assert seen == [b"1"] * 8
+        read()
+        assert seen[-1] == b"2"
+        with machine().edit(self.KEY, write=False) as path:
+            assert path.read_bytes() == b"2"
+        assert list((store.root / "work").glob("*")) == []
+
+    def test_who_reads_keeps_what_it_reads(self, machine: Machine) -> None:
+        """Whatever is written, removed from the cache or swept meanwhile."""
+        store = machine()
+        with store.edit(self.KEY) as path:
+            path.write_bytes(b"1")
+        with store.edit(self.KEY, write=False) as path:
+            with store.edit(self.KEY) as draft:
+                draft.write_bytes(b"2")
+            store.delete("feedback/m")
+            for entry in (store.root / "cache").iterdir():
+                entry.unlink()
+            store.sweep(-60)
+            assert path.read_bytes() == b"1"
+
+    def test_what_came_between_question_and_answer_is_not_taken_for_the_older(
+        self, bucket: Bucket, machine: Machine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store, other = machine(), machine()
+        with other.edit(self.KEY) as path:
+            path.write_bytes(b"1")
+        real, times = store.bucket.read, list[int]()
+
+        def late(*asked: Any, **more: Any) -> object:
+            times.append(1)
+            if len(times) == 1:
+                bucket.put(self.KEY, b"2")
+            return real(*asked, **more)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store.bucket, "read", late)
+            with store.edit(self.KEY, write=False) as path:
+                assert path.read_bytes() == b"2"
+        bucket.put(self.KEY, b"1")
+        with store.edit(self.KEY, write=False) as path:
+            assert path.read_bytes() == b"1"
+
+    def test_a_version_that_is_the_newest_is_not_sent_again(
+        self, bucket: Bucket, machine: Machine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store = machine()
+        with store.edit(self.KEY) as path:
+            path.write_bytes(b"1")
+        with monkeypatch.context() as patch:
+            patch.setattr(bucket, "read", None)
+            for write in (False, True):
+                with store.edit(self.KEY, write=write) as path:
+                    assert path.read_bytes() == b"1"
+
+    def test_what_a_dead_process_left_is_swept(self, machine: Machine) -> None:
+        store = machine()
+        left = store.root / "work" / "edit-0123"
+        left.mkdir(parents=True)
+        (left / "items.sqlite3").write_bytes(b"1")
+        assert store.sweep(-60) == 0  # it may be in use
+        os.utime(left, (time.time() - 4000, time.time() - 4000))
+        assert store.sweep(-60) == 1
+        assert not left.exists()
 
     def test_what_is_not_changed_is_not_sent(self, bucket: Bucket, machine: Machine) -> None:
         store = machine()

@@ -55,6 +55,11 @@ class Head:
         found = self.metadata.get(SHA256, "")
         return found if _SHA256.fullmatch(found) else None
 
+    @property
+    def content(self) -> str:
+        """Hex that changes with its bytes, fit for a file name."""
+        return self.sha256 or hashlib.sha256(self.etag.encode()).hexdigest()
+
 
 @dataclass(frozen=True)
 class Listed:

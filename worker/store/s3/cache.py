@@ -64,6 +64,13 @@ class ReadCache:
             remove(draft)
         self.trim()
 
+    def keep(self, name: str, path: Path) -> None:
+        """Make a file an entry; it must not be changed any more."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o400)
+        path.replace(self.folder / name)
+        self.trim()
+
     def trim(self) -> int:
         """Remove the least used entries until the rest fits; how many."""
         entries, total = [], 0
@@ -86,6 +93,16 @@ class ReadCache:
         if removed:
             log.info("cache of the bucket trimmed", entries=removed, bytes=total)
         return removed
+
+
+def entry_name(key: str, content: str) -> str:
+    """The name of an entry.
+
+    Args:
+        key: Of the object or folder.
+        content: Hex, which changes with what it holds.
+    """
+    return f"{content}-{key.rpartition('/')[2]}"
 
 
 def _use(entry: Path) -> bool:

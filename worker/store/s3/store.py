@@ -26,8 +26,8 @@ from worker.store.base import KEY_PATTERN, check_key
 from worker.store.limit import SMALL_BYTES, Limit
 from worker.store.local import FULL, UPLOADS, LocalStore
 from worker.store.s3.bucket import Bucket, Head, Listed
-from worker.store.s3.cache import ReadCache, remove, size_of
-from worker.store.s3.editing import Editing
+from worker.store.s3.cache import ReadCache, entry_name, remove, size_of
+from worker.store.s3.editing import EDIT_KEPT_S, EDITS, Editing
 from worker.store.s3.locks import Locks
 from worker.store.s3.multipart import PART_BYTES
 from worker.usage import COUNTED, counted, measure_counted
@@ -72,7 +72,7 @@ class S3Store:
         self._here = LocalStore(root, min_free_bytes=min_free_bytes, limit=self.limit)
         self._cache = ReadCache(root / CACHE, cache_bytes)
         self._locks = Locks(bucket) if lock_ttl_s is None else Locks(bucket, lock_ttl_s)
-        self._editing = Editing(bucket, self._locks, root / WORK)
+        self._editing = Editing(bucket, self._locks, self._cache, root / WORK)
         self._sent: dict[Path, str] = {}  # by `flush`: file -> key
         self._sent_lock = threading.Lock()
 
@@ -137,14 +137,13 @@ class S3Store:
     def fetch(self, key: str) -> Path:
         head = self.bucket.head(check_key(key))
         if head is not None:
-            name = f"{head.sha256 or hashlib.sha256(head.etag.encode()).hexdigest()}-{key.rpartition('/')[2]}"
-            return self._cache.get(name, lambda path: self._download(head, path))
+            return self._cache.get(entry_name(key, head.content), lambda path: self._download(head, path))
         # What others have put there under names of their own is no file of ours, and could climb out of the folder.
         found = [one for one in self.bucket.list(f"{key}/") if KEY_PATTERN.fullmatch(one.key)]
         if not found:
             raise NotFoundError(f"The store has no {key}.")
         state = "".join(f"{one.key}\0{one.size}\0{one.modified.timestamp()}\n" for one in found)
-        name = f"{hashlib.sha256(state.encode()).hexdigest()}-{key.rpartition('/')[2]}"
+        name = entry_name(key, hashlib.sha256(state.encode()).hexdigest())
         return self._cache.get(name, lambda path: self._download_all(key, found, path))
 
     def _download_all(self, prefix: str, found: list[Listed], folder: Path) -> None:
@@ -304,7 +303,8 @@ class S3Store:
         now = time.time()
         for path in sorted((self.root / WORK).glob("*")):
             with contextlib.suppress(FileNotFoundError):
-                if now - path.stat().st_mtime > max(older_than_s, WORK_KEPT_S):
+                kept_s = EDIT_KEPT_S if path.name.startswith(EDITS) else max(older_than_s, WORK_KEPT_S)
+                if now - path.stat().st_mtime > kept_s:
                     yield path.relative_to(self.root).as_posix(), size_of(path)
         limit = datetime.now(UTC) - timedelta(seconds=older_than_s)
         for one in self.bucket.list(f"{UPLOADS}/"):
