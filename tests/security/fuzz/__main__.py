@@ -3,7 +3,7 @@
     python -m tests.security.fuzz TARGET FOLDER [options of libFuzzer: -max_total_time=60, -runs=1000, ...]
 
 FOLDER receives what was found on the way; the seeds beside this file are read too. An input that raises what no sender
-may be told is written to `crash-*` in the working folder, and the exit code is not 0.
+may be told is written to `crash-*` in the working folder, or where `-artifact_prefix` says, and the exit code is not 0.
 """
 
 from __future__ import annotations
