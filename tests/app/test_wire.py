@@ -7,14 +7,17 @@ import gc
 import socket
 import threading
 import weakref
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvicorn
 from structlog.testing import capture_logs
 
+from app.settings import AppSettings
 from app.wire import HeadWatch, Wire
+from tests.support.api import coloured_zip, running_api
 from tests.support.service import wait_for
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -105,3 +108,31 @@ def test_one_that_cannot_be_watched_ends_neither_the_server_nor_the_watch() -> N
     faults = [line for line in logs if line["event"] == "a connection cannot be watched"]
     assert len(faults) == 1
     assert faults[0]["log_level"] == "error"
+
+
+def test_a_stream_that_nothing_is_written_to_is_no_missing_head(make_settings: Callable[..., AppSettings]) -> None:
+    """It stays open for longer than a head is waited for, and tells the end of its job."""
+    with running_api(make_settings(backbone="demo", upload_idle_s=1)) as api:
+        files = {"dataset": ("pictures.zip", coloured_zip(), "application/zip")}
+        job = api.client.post("/tune", files=files).json()["id"]  # waits: there is no worker
+        parts = urlsplit(api.url)
+        address = (parts.hostname or "", parts.port or 0)
+        with socket.create_connection(address, timeout=60) as stream:
+            stream.sendall(f"GET /jobs/{job}/events HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode())
+            received = _until(stream, b"event: snapshot")
+            for _ in range(2):
+                with socket.create_connection(address, timeout=60) as silent:  # begins after it, ends before it
+                    assert silent.recv(12) == b"HTTP/1.1 408"
+            assert api.client.post(f"/jobs/{job}/cancel").status_code == 202
+            received += _until(stream, b"event: end")
+    assert received.startswith(b"HTTP/1.1 200")
+    assert b"HTTP/1.1 408" not in received
+
+
+def _until(opened: socket.socket, word: bytes) -> bytes:
+    received = b""
+    while word not in received:
+        piece = opened.recv(65536)
+        assert piece, f"hung up on before {word!r} came, after {received!r}"
+        received += piece
+    return received

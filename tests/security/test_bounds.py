@@ -13,7 +13,7 @@ import pytest
 from app.main import create_app
 from app.settings import AppSettings
 from tests.security.conftest import ANSWER_S, KEY, Target
-from tests.security.test_wire import Answer, hear, line
+from tests.security.test_wire import hear, line
 from tests.support.service import wait_for
 
 MIB = 1024**2
@@ -96,4 +96,4 @@ def test_a_body_without_end_is_cut_off(target: Target, method: str, path: str, k
         assert answer.headers["content-type"] == "application/problem+json"
     wait_for("nothing to be left", lambda: target.files() == files, 30)
     assert target.peak_bytes() - before < LARGEST + LINGERS
-    assert isinstance(answer, Answer)
+    assert target.client.get("/livez").status_code == 200
