@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from npt_core.errors import Fault, NPTError, OverloadedError
-from worker.store.base import StoreUnavailable
+from worker.store.base import StoreRefused, StoreUnavailable
 
 MEDIA_TYPE = "application/problem+json"
 MAX_FAULTS = 1000
@@ -100,6 +100,7 @@ KINDS: dict[str, Kind] = {
         429, "This key has uploaded what it may for today", "Wait for midnight (UTC), or ask for more."
     ),
     "store-full": Kind(507, "The store is full", "Delete data sets, models or jobs, or have the operator make room."),
+    "store-refused": Kind(500, "The store refuses a request", "The operator finds the reason in the log."),
     "internal-error": Kind(500, "The server made a mistake", "Report it with the request id; the log has the rest."),
     # how a job can end
     "cancelled": Kind(409, "The job was cancelled", "Start a new one."),
@@ -241,6 +242,9 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(OSError)
     async def _disk(request: Request, error: OSError) -> Response:
+        if isinstance(error, StoreRefused):
+            log.error("the store refuses a request", error=str(error))
+            return response("store-refused", "The store refuses this request.", instance=_instance(request))
         if isinstance(error, StoreUnavailable):
             log.warning("the store does not answer", error=str(error))
             headers = {"Retry-After": "5"}

@@ -23,7 +23,7 @@ from worker.logs import about_job, log_change
 from worker.marks import BusyMark
 from worker.records import Attempt, JobEnd, JobSpec, JobStatus, Outcome, Problem, utcnow
 from worker.service import Services
-from worker.store.base import StoreUnavailable
+from worker.store.base import StoreRefused, StoreUnavailable
 from worker.usecases import find
 
 log = structlog.get_logger(__name__)
@@ -67,6 +67,9 @@ class Runner:
                 return self._attempt(lease)
         except redis.RedisError:
             raise
+        except StoreRefused as error:
+            self._refused(lease.job_id, error)
+            return True
         except StoreUnavailable as error:
             self._no_room(lease.job_id, error)
             return True
@@ -76,13 +79,16 @@ class Runner:
             return True
 
     def _give_up(self, lease: Lease) -> None:
-        held = [each for each in self._services.leases.held() if each.job_id == lease.job_id]
-        for each in held:
-            if each.pid == self._who.pid:
-                try:
-                    self._services.recovery.release(lease.job_id, each.fence, "died")
-                except (WorkerError, OSError) as error:
-                    log.error("job not freed, its lease will run out", error=str(error))
+        for fence in self._fences(lease.job_id):
+            try:
+                self._services.recovery.release(lease.job_id, fence, "died")
+            except (WorkerError, OSError) as error:
+                log.error("job not freed, its lease will run out", error=str(error))
+
+    def _fences(self, job_id: str) -> list[int]:
+        """Of the leases that this process holds for a job: one at most, whose number may have been raised."""
+        held = self._services.leases.held()
+        return [each.fence for each in held if each.job_id == job_id and each.pid == self._who.pid]
 
     # -- before the work
 
@@ -111,6 +117,8 @@ class Runner:
                 jobs.finish(job_id, jobs.failed(job_id, self._services.recovery.poison(recorded.charged)))
             else:
                 self._work(recorded, spec)
+        except StoreRefused:
+            raise
         except OSError as error:
             self._no_room(lease.job_id, error)
         except StoreFullError as error:
@@ -146,9 +154,17 @@ class Runner:
         """The job cannot even be recorded: let it wait, it is not to blame."""
         log.error("store not writable, job put back", error=str(error))
         self._drain.wait(FULL_PAUSE_S)
-        held = [each for each in self._services.leases.held() if each.job_id == job_id and each.pid == self._who.pid]
-        for each in held:
-            self._release(job_id, each.fence)
+        for fence in self._fences(job_id):
+            self._release(job_id, fence)
+
+    def _refused(self, job_id: str, error: StoreRefused) -> None:
+        """Asking again does not help: fail the job. Where the store takes not even that, only an operator can help."""
+        log.error("the store refuses what the job needs", error=str(error))
+        try:
+            if self._fences(job_id):  # else it is somebody else's by now
+                self._services.jobs.finish(job_id, self._services.jobs.failed(job_id, _refusal(error)))
+        except (OSError, WorkerError) as again:
+            self._no_room(job_id, again)
 
     def _release(self, job_id: str, fence: int) -> None:
         """Give a job back, uncharged; where the store does not answer either, Redis alone is told."""
@@ -196,8 +212,12 @@ class Runner:
             return
         except (OSError, StoreFullError) as error:
             log.error("result cannot be written", error=str(error))
-            told = error if isinstance(error, StoreFullError) else StoreFullError(CANNOT_WRITE)
-            problem = Problem.from_error(told)
+            if isinstance(error, StoreRefused):
+                problem = _refusal(error)
+            else:
+                problem = Problem.from_error(
+                    error if isinstance(error, StoreFullError) else StoreFullError(CANNOT_WRITE)
+                )
         try:
             if not self._services.jobs.files.ended(context.spec.id):  # else it may be what was promised
                 shutil.rmtree(context.folder, ignore_errors=True)  # the room it takes is enough to say so
@@ -217,6 +237,8 @@ class Runner:
                 else:
                     ending()
                 return
+            except StoreRefused:
+                raise
             except StoreUnavailable as error:
                 if time.monotonic() > until or self._drain.wait(OUTAGE_PAUSE_S):
                     raise
@@ -237,6 +259,9 @@ class Runner:
             return None
         except Drained:
             return lambda: self._put_back(context)
+        except StoreRefused as error:
+            log.error("the store refuses what the job needs", error=str(error))
+            problem = _refusal(error)
         except StoreUnavailable as error:
             log.error("the store does not answer, job put back", error=str(error))
             self._drain.wait(FULL_PAUSE_S)
@@ -318,3 +343,12 @@ class Runner:
         return end.model_copy(
             update={"fence": context.fence, "progress": context.last or end.progress, "phases": context.phases}
         )
+
+
+def _refusal(error: StoreRefused) -> Problem:
+    return Problem(
+        type="store-refused",
+        title="The store refuses a request",
+        detail=f"The store refuses what the job needs, and would again. {error} "
+        "The operator corrects the rights, the limits or the settings of the bucket; then start the job again.",
+    )

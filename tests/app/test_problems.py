@@ -18,6 +18,7 @@ from app import problems
 from app.problems import KINDS
 from npt_core.errors import Fault, NPTError, OverloadedError
 from tests.support.api import Api
+from worker.store.base import StoreRefused, StoreUnavailable
 
 
 def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
@@ -115,6 +116,26 @@ def test_an_overload_says_when_to_come_again() -> None:
     answer = problems.from_error(OverloadedError("full", 2.4))
     assert answer.headers["Retry-After"] == "2"
     assert problems.from_error(OverloadedError("full", 0.1)).headers["Retry-After"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "again"),
+    [
+        (StoreUnavailable("of a bucket"), 503, "not-ready", "5"),
+        (StoreRefused("of a bucket"), 500, "store-refused", None),
+    ],
+)
+def test_a_store_that_does_not_answer_is_asked_again_and_one_that_refuses_is_not(
+    plain: Api, monkeypatch: pytest.MonkeyPatch, error: OSError, status: int, code: str, again: str | None
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(plain.services.jobs, "list", fail)
+    answer = plain.client.get("/jobs")
+    problem(answer, status, code)
+    assert answer.headers.get("Retry-After") == again
+    assert "of a bucket" not in answer.text
 
 
 class TestOurMistakes:

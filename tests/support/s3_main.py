@@ -1,7 +1,8 @@
 """An S3 server of the tests: moto behind real HTTP, in a process of its own.
 
 Conditions are judged and objects written as one step, which moto by itself does not promise to threads. With
-`--no-conditions` it is a server that has never heard of conditional writes; `--tls=CERT,KEY` has it speak HTTPS.
+`--no-conditions` it is a server that has never heard of conditional writes; `--tls=CERT,KEY` has it speak HTTPS;
+`--deny=PART` has it refuse writes to keys with that in their name, as a policy of the bucket does.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 class OneByOne:
     """Reads a whole request, then lets it through alone."""
 
-    def __init__(self, app: Any, conditions: bool) -> None:
-        self._app, self._conditions = app, conditions
+    def __init__(self, app: Any, conditions: bool, deny: str | None) -> None:
+        self._app, self._conditions, self._deny = app, conditions, deny
         self._lock = threading.Lock()
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -33,6 +34,9 @@ class OneByOne:
         if not self._conditions and environ["REQUEST_METHOD"] in ("PUT", "POST"):
             environ.pop("HTTP_IF_MATCH", None)
             environ.pop("HTTP_IF_NONE_MATCH", None)
+        if self._deny and environ["REQUEST_METHOD"] in ("PUT", "POST") and self._deny in environ["PATH_INFO"]:
+            start_response("403 Forbidden", [("Content-Type", "application/xml")])
+            return [b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"]
         with self._lock:
             return list(self._app(environ, start_response))
 
@@ -45,7 +49,8 @@ class Quiet(WSGIRequestHandler):
 
 
 def main() -> None:
-    app = OneByOne(DomainDispatcherApplication(create_backend_app), "--no-conditions" not in sys.argv)
+    deny = next((option.removeprefix("--deny=") for option in sys.argv if option.startswith("--deny=")), None)
+    app = OneByOne(DomainDispatcherApplication(create_backend_app), "--no-conditions" not in sys.argv, deny)
     tls = next((option.removeprefix("--tls=").split(",") for option in sys.argv if option.startswith("--tls=")), None)
     server = make_server(
         "127.0.0.1",

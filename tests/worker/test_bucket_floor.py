@@ -12,7 +12,7 @@ import structlog
 
 from tests.support.in_process import runner
 from tests.support.line import running_line
-from tests.support.s3_server import S3Server
+from tests.support.s3_server import S3Server, running_s3
 from tests.support.zips import classes, write_zip
 from worker import runner as running
 from worker.errors import NotFoundError
@@ -20,7 +20,7 @@ from worker.feedback import FeedbackSettings, Unsure
 from worker.integrity import Integrity
 from worker.records import JobRecord, JobStatus
 from worker.service import Services
-from worker.store.base import StoreUnavailable
+from worker.store.base import StoreRefused, StoreUnavailable
 from worker.store.s3.bucket import Bucket
 from worker.store.s3.store import S3Store
 
@@ -174,6 +174,45 @@ class TestOutages:
             assert work.run_next() == job.id
             end = here.jobs.get(job.id)
             assert end.status is JobStatus.SUCCEEDED, end.error
+
+    @pytest.mark.parametrize("denied", ["/attempts/0001.json", "/checkpoint/", "/manifest.json"])
+    def test_what_is_refused_fails_the_job(self, machine: Machine, denied: str) -> None:
+        """It would be refused again: before the work, in it, and when its result is to be kept."""
+        with running_s3(f"--deny={denied}") as server:
+            url = f"s3://{server.make_bucket()}/npt"
+            here = machine(store_url=url, s3_endpoint=server.url)
+            job, _ = here.start_job("sleep", {"steps": 1, "pause": 0})
+            work = runner(here)
+            assert work.run_next() == job.id
+            end = here.jobs.get(job.id)
+            assert end.status is JobStatus.FAILED
+            assert end.error is not None
+            assert end.error.type == "store-refused"
+            assert "403 AccessDenied to PutObject" in end.error.detail
+            assert work.run_next() is None
+            assert [one.id for one in here.jobs.list(status=JobStatus.FAILED).items] == [job.id]
+
+    def test_where_not_even_the_failure_is_taken_the_job_waits(self, machine: Machine) -> None:
+        """The rights of everything are gone: an operator gives them back, and the job is done."""
+        with running_s3() as server:
+            there = machine(store_url=f"s3://{server.make_bucket()}/npt", s3_endpoint=server.url, max_charges=1)
+            job, _ = there.start_job("sleep", {"steps": 1, "pause": 0})
+            refused, waits = StoreRefused("The bucket answers 403 AccessDenied to PutObject."), list[float]()
+
+            class Drain(threading.Event):
+                def wait(self, timeout: float | None = None) -> bool:
+                    waits.append(timeout or 0)
+                    patch.undo()
+                    return self.is_set()
+
+            work = runner(there, drain=Drain())
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(there.store, "put", lambda *_, **__: (_ for _ in ()).throw(refused))
+                assert work.run_next() == job.id
+            assert waits == [running.FULL_PAUSE_S]
+            assert there.jobs.get(job.id).status is JobStatus.QUEUED
+            assert work.run_next() == job.id
+            assert there.jobs.get(job.id).status is JobStatus.SUCCEEDED
 
     def test_an_end_whose_answer_was_lost_is_the_end(
         self, here: Services, there: Services, monkeypatch: pytest.MonkeyPatch

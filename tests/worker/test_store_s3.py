@@ -12,17 +12,19 @@ from typing import Any
 
 import pytest
 import structlog
+from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
 
 from npt_core.errors import ConfigError
 from tests.support.brittle_line import Break, BrittleLine, brittle_line
 from tests.support.certificates import certificates
 from tests.support.s3_server import S3Server, running_s3
 from worker.errors import ConflictError, CorruptRecordError, NotFoundError
-from worker.store.base import StoreUnavailable
+from worker.store.base import StoreRefused, StoreUnavailable
 from worker.store.s3 import cache as caching
 from worker.store.s3 import multipart
 from worker.store.s3.bucket import Bucket
 from worker.store.s3.connecting import connect
+from worker.store.s3.failures import unavailable
 from worker.store.s3.probe import check
 from worker.store.s3.store import S3Store
 
@@ -194,6 +196,62 @@ class TestBrokenLines:
             gone.put("jobs/x", b"")
         with pytest.raises(StoreUnavailable):
             gone.writable()
+
+
+class TestAnswers:
+    """What is said again later, and what never."""
+
+    @pytest.mark.parametrize(
+        ("status", "code"),
+        [
+            (500, "InternalError"),
+            (503, "SlowDown"),
+            (503, ""),
+            (429, "TooManyRequests"),
+            (400, "RequestTimeout"),
+            (400, "BadDigest"),
+            (400, "ExpiredToken"),
+            (403, "RequestTimeTooSkewed"),
+            (409, "OperationAborted"),
+            (404, "NoSuchUpload"),
+            (0, ""),
+        ],
+    )
+    def test_it_may_be_taken_later(self, status: int, code: str) -> None:
+        assert type(unavailable(answer(status, code))) is StoreUnavailable
+
+    @pytest.mark.parametrize(
+        ("status", "code"),
+        [
+            (403, "AccessDenied"),
+            (403, "403"),
+            (400, "EntityTooLarge"),
+            (400, "InvalidRequest"),
+            (404, "NoSuchBucket"),
+            (301, "PermanentRedirect"),
+            (405, "MethodNotAllowed"),
+        ],
+    )
+    def test_it_is_never_taken(self, status: int, code: str) -> None:
+        refused = unavailable(answer(status, code))
+        assert type(refused) is StoreRefused
+        assert str(refused) == f"The bucket answers {status} {code} to PutObject."
+
+    def test_a_line_that_breaks_is_no_refusal(self) -> None:
+        for error in (EndpointConnectionError(endpoint_url="http://x"), ReadTimeoutError(endpoint_url="http://x")):
+            assert type(unavailable(error)) is StoreUnavailable
+
+    def test_a_server_that_refuses_says_so(self) -> None:
+        with running_s3("--deny=/archives/") as server:
+            bucket = server.bucket()
+            assert bucket.put("jobs/x/job.json", b"{}")
+            with pytest.raises(StoreRefused, match="403 AccessDenied to PutObject"):
+                bucket.put("archives/a.zip", b"zip")
+
+
+def answer(status: int, code: str) -> ClientError:
+    response: Any = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return ClientError(response, "PutObject")
 
 
 class TestDamage:

@@ -37,6 +37,10 @@ class StoreUnavailable(OSError):  # noqa: N818
     """The store does not answer, or refuses us now; what a disk that fails is to a folder."""
 
 
+class StoreRefused(StoreUnavailable):
+    """The store answers, and takes this request never, however often it is sent; waiting does not help."""
+
+
 class Store(Protocol):
     """Objects under keys. A write is whole or not at all; a create-only write has one winner.
 

@@ -27,7 +27,7 @@ import structlog
 from worker.errors import CorruptRecordError, NotFoundError
 from worker.store.base import StoreUnavailable
 from worker.store.s3 import multipart
-from worker.store.s3.failures import MISSING, BotoCoreError, ClientError, said, translated, unavailable
+from worker.store.s3.failures import MISSING, BotoCoreError, ClientError, answered, said, translated, unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -312,7 +312,9 @@ class Bucket:
                 answer = self.client.delete_objects(Bucket=self.name, Delete={"Objects": objects, "Quiet": True})
             failed = [error for error in answer.get("Errors", ()) if error.get("Code") not in MISSING]
             if failed:
-                raise unavailable(ConnectionError(failed[0].get("Code")))
+                code = str(failed[0].get("Code", ""))
+                # Each object has a code and no status of its own.
+                raise answered(code, 500 if code in ("InternalError", "ServiceUnavailable") else 400, "DeleteObjects")
 
     def unfinished(self) -> Iterator[tuple[str, str, datetime]]:
         """Uploads in parts that were begun and not ended: key, id, and when they were begun."""
