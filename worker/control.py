@@ -1,10 +1,10 @@
-"""A running job's ear: cancel, lost lease, drain and deadline, listened for in a thread, told inside steps."""
+"""A running job's ear: cancel, lost lease, drain and deadline, listened for in threads, told inside steps."""
 
 from __future__ import annotations
 
-import os
 import threading
 import time
+from collections.abc import Callable
 from contextvars import copy_context
 
 import redis
@@ -13,6 +13,7 @@ import structlog
 from npt_core.errors import Cancelled, DeadlineExceeded, Drained, LeaseLost, StopTuning
 from worker.jobfiles import JobFiles
 from worker.lease import LeaseScripts
+from worker.store.base import StoreUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -26,6 +27,7 @@ class JobControl:
         self._deadline_s = deadline_s
         self._deadline = time.monotonic() + deadline_s
         self._reason: StopTuning | None = None
+        self._deciding = threading.Lock()
         self._last_step = time.monotonic()
 
     def check(self) -> None:
@@ -41,8 +43,9 @@ class JobControl:
 
     def stop(self, reason: StopTuning) -> None:
         """Make the next check raise. A lost lease outranks everything, and the first of the others stays."""
-        if self._reason is None or (isinstance(reason, LeaseLost) and not isinstance(self._reason, LeaseLost)):
-            self._reason = reason
+        with self._deciding:
+            if self._reason is None or (isinstance(reason, LeaseLost) and not isinstance(self._reason, LeaseLost)):
+                self._reason = reason
 
     @property
     def reason(self) -> StopTuning | None:
@@ -56,7 +59,10 @@ class JobControl:
 
 
 class Pulse:
-    """A daemon thread beside a running job: renews its lease and listens for reasons to stop."""
+    """Daemon threads beside a running job: one renews its lease, one asks the store whether it was cancelled.
+
+    They are two, so that a store that does not answer for minutes costs a healthy job no lease.
+    """
 
     def __init__(
         self,
@@ -78,39 +84,45 @@ class Pulse:
         self._every_s = min(POLL_S, ttl_s / 4)
         self._drain = drain
         self._renewed = time.monotonic()
-        self._parent = os.getppid()
         self._stop = threading.Event()
-        self._thread = threading.Thread(
-            target=copy_context().run, args=(self._loop,), name=f"pulse {job_id}", daemon=True
+        self._renewing = self._thread("pulse", self._renew)
+        self._asking = self._thread("ear", self._ask)
+
+    def _thread(self, name: str, call: Callable[[], None]) -> threading.Thread:
+        return threading.Thread(
+            target=copy_context().run, args=(self._loop, call), name=f"{name} {self._job_id}", daemon=True
         )
 
     def __enter__(self) -> Pulse:
-        self._thread.start()
+        self._renewing.start()
+        self._asking.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join(timeout=5)
+        self._renewing.join(timeout=5)
+        self._asking.join(timeout=1)  # it may wait for the store; what it hears then, nobody needs
 
-    def _loop(self) -> None:
+    def _loop(self, call: Callable[[], None]) -> None:
         while not self._stop.wait(self._every_s):
-            if self._drain.is_set():
-                self._control.stop(Drained("The worker is shutting down."))
             try:
-                self.listen()
-            except redis.RedisError as error:  # go on: whoever commits first decides, lease or not
+                call()
+            except (redis.RedisError, StoreUnavailable) as error:  # go on: whoever commits first decides, lease or not
                 log.debug("pulse lost", error=str(error))
             except Exception:
                 log.exception("pulse failed")
 
-    def listen(self) -> None:
-        """Ask the folder and Redis once."""
+    def _ask(self) -> None:
+        """Ask the store once: it knows of a cancellation even where Redis has forgotten it."""
         if self._files.cancel_asked(self._job_id):
             self._control.stop(Cancelled("The job was cancelled."))
+
+    def _renew(self) -> None:
+        """Tell Redis once, and hear what it knows."""
+        if self._drain.is_set():
+            self._control.stop(Drained("The worker is shutting down."))
         extend = time.monotonic() - self._renewed >= self._renew_s
-        state, cancel = self._leases.renew(
-            self._job_id, self._fence, extend=extend, idle_ms=self._control.idle_ms
-        )  # fmt: skip
+        state, cancel = self._leases.renew(self._job_id, self._fence, extend=extend, idle_ms=self._control.idle_ms)
         if extend:
             self._renewed = time.monotonic()
         if state == "lost":

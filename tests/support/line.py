@@ -17,6 +17,8 @@ class Line:
         self._target = (parts.hostname or "127.0.0.1", parts.port or 80)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._whole = True
+        self._flows = threading.Event()
+        self._flows.set()
         self._ends: set[socket.socket] = set()
         self._lock = threading.Lock()
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -30,13 +32,19 @@ class Line:
         for end in ends:
             _break(end)
 
+    def hold(self) -> None:
+        """Keep what is sent, as a server does that has stopped: nobody is told anything."""
+        self._flows.clear()
+
     def mend(self) -> None:
-        """Let new connections through."""
+        """Let new connections through, and what was kept."""
         self._whole = True
+        self._flows.set()
 
     def close(self) -> None:
         self._listener.close()
         self.cut()
+        self._flows.set()
 
     def _accept(self) -> None:
         while True:
@@ -52,15 +60,16 @@ class Line:
                 if far is not None and self._whole:
                     self._ends |= {near, far}
                     for one, other in ((near, far), (far, near)):
-                        threading.Thread(target=_pump, args=(one, other), daemon=True).start()
+                        threading.Thread(target=_pump, args=(one, other, self._flows), daemon=True).start()
                     continue
             for end in filter(None, (near, far)):
                 _break(end)
 
 
-def _pump(source: socket.socket, target: socket.socket) -> None:
+def _pump(source: socket.socket, target: socket.socket, flows: threading.Event) -> None:
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
+            flows.wait()
             target.sendall(data)
     for end in (source, target):
         with contextlib.suppress(OSError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -10,11 +11,13 @@ from typing import Any, cast
 import pytest
 import structlog
 
-from tests.support.in_process import runner
+from npt_core.errors import Cancelled
+from tests.support.in_process import another, runner
 from tests.support.line import running_line
 from tests.support.s3_server import S3Server, running_s3
 from tests.support.zips import classes, write_zip
 from worker import runner as running
+from worker.control import JobControl, Pulse
 from worker.errors import NotFoundError
 from worker.feedback import FeedbackSettings, Unsure
 from worker.integrity import Integrity
@@ -174,6 +177,40 @@ class TestOutages:
             assert work.run_next() == job.id
             end = here.jobs.get(job.id)
             assert end.status is JobStatus.SUCCEEDED, end.error
+
+    @pytest.mark.parametrize("how", ["cut", "hold"])
+    def test_a_bucket_that_is_silent_for_longer_than_a_lease_costs_none(
+        self, here: Services, machine: Machine, s3_server: S3Server, how: str
+    ) -> None:
+        with running_line(s3_server.url) as line:
+            there = machine(s3_endpoint=line.url)
+            job, _ = here.start_job("sleep", {})
+            lease = there.leases.claim(there.settings.queue, another(there))
+            assert lease is not None
+            control, ttl_s = JobControl(3600), there.settings.lease_ttl_s
+            pulse = Pulse(
+                job.id,
+                lease.fence,
+                control,
+                leases=there.leases,
+                files=there.jobs.files,
+                ttl_s=ttl_s,
+                drain=threading.Event(),
+            )
+            with pulse:
+                getattr(line, how)()
+                deadline = time.monotonic() + 3 * ttl_s
+                while time.monotonic() < deadline:
+                    assert list(here.leases.expired()) == []
+                    assert here.leases.renew(job.id, lease.fence, extend=False)[0] == "held"
+                    time.sleep(0.1)
+                assert control.reason is None
+                line.mend()
+                here.jobs.files.ask_cancel(job.id)  # in the bucket alone: Redis has forgotten it
+                deadline = time.monotonic() + 60
+                while control.reason is None and time.monotonic() < deadline:
+                    time.sleep(0.05)
+                assert isinstance(control.reason, Cancelled)
 
     @pytest.mark.parametrize("denied", ["/attempts/0001.json", "/checkpoint/", "/manifest.json"])
     def test_what_is_refused_fails_the_job(self, machine: Machine, denied: str) -> None:
