@@ -68,7 +68,7 @@ class JobFiles:
 
     def unstage(self, job_id: str) -> None:
         """Leave nothing of what `stage` did."""
-        self.store.abandon(self._staged(job_id))
+        self.store.delete(self._staged(job_id))
 
     def _staged(self, job_id: str) -> str:
         return f"uploads/{job_id}"  # swept with the uploads, should this process die

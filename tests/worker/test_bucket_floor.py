@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +19,7 @@ from tests.support.s3_server import S3Server, running_s3
 from tests.support.zips import classes, write_zip
 from worker import runner as running
 from worker.control import JobControl, Pulse
-from worker.errors import NotFoundError
+from worker.errors import NotFoundError, StoreFullError
 from worker.feedback import FeedbackSettings, Unsure
 from worker.integrity import Integrity
 from worker.records import JobRecord, JobStatus
@@ -365,6 +366,65 @@ class TestDataSets:
             assert len([dataset.read(sample) for sample in dataset.samples]) == 9
         here.datasets.delete(grown.id)
         assert keys(here, "archives/") == keys(here, "needed/data") == []
+
+
+class TestLimit:
+    """What is counted is what a measuring finds, without one."""
+
+    @pytest.fixture
+    def limited(self, machine: Machine) -> Services:
+        services = machine(max_store_bytes=10_000_000)
+        services.usage.refresh()  # as every API process does when it starts
+        return services
+
+    @staticmethod
+    def agrees(services: Services) -> bool:
+        store = cast("S3Store", services.store)
+        with store.limit._numbers() as numbers:
+            return numbers[0] == store._count()
+
+    @staticmethod
+    def sent(services: Services, *names: str) -> Path:
+        part = write_zip(services.store.part(), classes(*names))
+        services.store.claim(part)
+        return part
+
+    def test_zips_of_data_sets_count_once(self, limited: Services) -> None:
+        from npt_core.data.edit import Edit
+
+        first, _ = limited.datasets.add(self.sent(limited, "cat", "dog"))
+        assert self.agrees(limited)
+        assert cast("S3Store", limited.store)._count() > limited.store.size(first.archives[0]) > 0
+        limited.datasets.add(self.sent(limited, "cat", "dog"))  # known
+        assert self.agrees(limited)
+        other = limited.store.part()
+        with zipfile.ZipFile(other, "w", zipfile.ZIP_DEFLATED) as archive:  # the same pictures, other bytes
+            for name, data in classes("cat", "dog").items():
+                archive.writestr(name, data)
+            archive.comment = b"another"
+        limited.store.claim(other)
+        assert limited.datasets.add(other) == (first, False)
+        assert self.agrees(limited)
+        grown, _ = limited.datasets.edit(first.id, Edit(), self.sent(limited, "cow"))
+        assert self.agrees(limited)
+        for record in (first, grown):
+            limited.datasets.delete(record.id)
+            assert self.agrees(limited)
+
+    def test_archives_of_jobs_count_once(self, limited: Services) -> None:
+        with pytest.raises(NotFoundError):
+            limited.start_job("sleep", {"models": ["model_" + "0" * 26]}, archive=(part := self.sent(limited, "a")))
+        assert self.agrees(limited)
+        limited.start_job("sleep", {"steps": 1, "pause": 0}, archive=part)
+        assert self.agrees(limited)
+
+    def test_what_does_not_fit_beside_the_zips_is_refused(self, limited: Services, machine: Machine) -> None:
+        dataset, _ = limited.datasets.add(self.sent(limited, "cat", "dog"))
+        room = 10_000_000 - cast("S3Store", limited.store)._count()
+        with pytest.raises(StoreFullError, match="NPT_MAX_STORE_BYTES"):
+            limited.store.put("archives/more", b"x" * (room + 1))
+        limited.store.put("archives/more", b"x" * room)
+        assert limited.store.exists(dataset.archives[0])
 
 
 class TestEverythingElse:

@@ -92,12 +92,14 @@ class S3Store:
         with self._sent_lock:
             sent = self._sent.pop(source, None) == key
         try:
-            with self._counting(key, 0 if uploaded else size) as written:
-                if (sent and self.bucket.head(key) is not None) or self.bucket.put_file(
-                    key, source, create_only=create_only
-                ) is not None:
-                    written.append(True)
-            if uploaded and not written:
+            if sent and self.bucket.head(key) is not None:  # `flush` has counted it there
+                written, twice = [True], True
+            else:
+                with self._counting(key, 0 if uploaded else size) as written:
+                    if self.bucket.put_file(key, source, create_only=create_only) is not None:
+                        written.append(True)
+                twice = not written
+            if uploaded and twice:
                 self.limit.count(-size)
             return bool(written)
         finally:
@@ -121,8 +123,14 @@ class S3Store:
                 self.limit.count(-nbytes)
 
     def flush(self, source: Path, key: str) -> None:
-        """Send it ahead: `put_file` then has nothing left to send."""
+        """Send it ahead: `put_file` then has nothing left to send.
+
+        What is new in the bucket counts from now on, beside the file, which counts until it is gone.
+        """
+        new = self.limit.max_bytes > 0 and counted(check_key(key)) and self.bucket.head(key) is None
         self.bucket.put_file(check_key(key), source)
+        if new:
+            self.limit.count(source.stat().st_size)
         with self._sent_lock:
             self._sent[source] = key
 
