@@ -41,7 +41,8 @@ def test_a_whole_life_of_the_service_tells_no_secret(target: Target) -> None:
     assert wait_for("the job to end", ended, 240)["status"] == "succeeded"
 
     target.redis.kill()
-    answers += [client.get(path).text for path in ("/readyz", "/jobs", "/models")]
+    # The metrics tell of it in a line for debugging.
+    answers += [client.get(path).text for path in ("/readyz", "/metrics", "/jobs", "/models")]
     answers.append(client.post("/tune", files={"dataset": ("a.zip", zipped)}, data={"config": config}).text)
     target.redis.start()
     wait_for("the service to be ready again", lambda: client.get("/readyz").status_code == 200, 120)
