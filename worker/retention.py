@@ -114,7 +114,8 @@ class Retention:
         return removed
 
     def sweep_in_turn(self, every_s: float) -> None:
-        """Sweep, unless another process of this store does, or has within that time."""
+        """Sweep, unless another process of this store does, or has within that time; tidy this machine always."""
+        self._store.tidy()
         with self._store.try_lock("sweep") as alone:
             if alone and not self._swept_within(every_s / 2):
                 self._store.put(SWEPT, b"")

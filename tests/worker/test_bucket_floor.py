@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import zipfile
@@ -25,6 +26,7 @@ from worker.integrity import Integrity
 from worker.records import JobRecord, JobStatus
 from worker.service import Services
 from worker.store.base import StoreRefused, StoreUnavailable
+from worker.store.s3 import cache as caching
 from worker.store.s3.bucket import Bucket
 from worker.store.s3.store import S3Store
 
@@ -335,6 +337,15 @@ class TestModels:
         here.retention.sweep_in_turn(3600)
         there.retention.sweep_in_turn(3600)
         assert swept == [here.settings.node]
+
+    def test_each_machine_tidies_its_own_copies(self, here: Services, there: Services) -> None:
+        here.store.put("archives/a.zip", b"zip")
+        kept = [services.store.fetch("archives/a.zip") for services in (here, there)]
+        for path in kept:
+            os.utime(path, (time.time() - caching.KEPT_S - 60,) * 2)
+        here.retention.sweep_in_turn(3600)
+        there.retention.sweep_in_turn(3600)  # not its turn
+        assert [path.exists() for path in kept] == [False, False]
 
 
 class TestDataSets:

@@ -318,6 +318,34 @@ class TestCache:
                 store.fetch(key)
         assert all(path.exists() for path in paths)  # whoever has the path goes on
 
+    def test_what_is_deleted_here_is_kept_here_no_longer(self, machine: Machine) -> None:
+        store = machine()
+        store.put("models/m/model.json", b"{}")
+        store.put("models/m/deep/tensors", b"1")
+        store.put("models/n/model.json", b"{}")
+        for key in ("models/m", "models/m/model.json", "models/m/deep"):
+            store.fetch(key)
+        with store.edit("feedback/m/items") as path:
+            path.write_bytes(b"1")
+        with store.edit("feedback/m/items") as path:
+            path.write_bytes(b"2")
+        other = store.fetch("models/n")
+        store.delete("models/m")
+        store.delete("feedback/m")
+        assert list((store.root / "cache").iterdir()) == [other]
+        assert list((store.root / "work").iterdir()) == []
+
+    def test_what_is_deleted_elsewhere_is_kept_for_a_day(self, machine: Machine) -> None:
+        store, other = machine(), machine()
+        store.put("models/m/model.json", b"{}")
+        kept = store.fetch("models/m/model.json")
+        other.delete("models/m")
+        store.measure()
+        assert kept.exists()
+        os.utime(kept, (time.time() - caching.KEPT_S - 60,) * 2)
+        store.measure()
+        assert not kept.exists()
+
     def test_the_least_used_goes_where_there_is_no_room(
         self, bucket: Bucket, machine: Machine, monkeypatch: pytest.MonkeyPatch
     ) -> None:

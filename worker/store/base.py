@@ -73,8 +73,8 @@ class Store(Protocol):
     def fetch(self, key: str) -> Path:
         """An object, or everything under a key, to read as a file or folder; not to be written to.
 
-        It is there for minutes, whatever happens to the key. Where there is none this raises NotFoundError, or the
-        path leads nowhere.
+        It is there for minutes, unless it is deleted on this machine. Where there is none this raises
+        NotFoundError, or the path leads nowhere.
         """
 
     def workspace(self, key: str) -> Path:
@@ -160,6 +160,9 @@ class Store(Protocol):
 
     def sweep(self, older_than_s: float) -> int:
         """Remove what unfinished writes and uploads left; how many."""
+
+    def tidy(self) -> None:
+        """Remove copies of this machine that have grown old; each machine does it for itself."""
 
     def stale(self, older_than_s: float) -> Iterator[tuple[str, int]]:
         """What unfinished writes, removals and uploads left that long ago: its place, for `drop_stale`, and bytes."""

@@ -345,6 +345,9 @@ class LocalStore:
     def sweep(self, older_than_s: float) -> int:
         return sum(self.drop_stale(place) for place, _ in list(self.stale(older_than_s)))
 
+    def tidy(self) -> None:
+        """There are no copies."""
+
     def stale(self, older_than_s: float) -> Iterator[tuple[str, int]]:
         limit = time.time() - older_than_s
         paths = [path for folder in (UPLOADS, "trash") for path in (self.root / folder).glob("*")]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import structlog
@@ -18,9 +19,13 @@ from worker.measuring import file_sizes
 log = structlog.get_logger(__name__)
 
 DRAFT = ".draft-"
+OF = 32
+"""Characters of an entry's name that tell of which key it is."""
 GRACE_S = 600.0
 """What was used so lately stays, whatever the room: somebody has its path and may not have opened it yet."""
 DRAFT_KEPT_S = 24 * 3600.0
+KEPT_S = 24 * 3600.0
+"""What was not used for so long goes, whatever the room: another machine may have deleted it."""
 
 
 class ReadCache:
@@ -71,8 +76,18 @@ class ReadCache:
         path.replace(self.folder / name)
         self.trim()
 
+    def forget(self, keys: Iterable[str]) -> None:
+        """Remove what was kept of these keys, in whatever version."""
+        gone = {_of(key) for key in keys}
+        with contextlib.suppress(FileNotFoundError):
+            for path in list(self.folder.iterdir()):
+                if path.name[:OF] in gone:
+                    remove(path)
+
     def trim(self) -> int:
-        """Remove the least used entries until the rest fits; how many."""
+        """Remove what is old, and the least used entries until the rest fits; how many."""
+        if not self.folder.is_dir():
+            return 0
         entries, total = [], 0
         now = time.time()
         for path in self.folder.iterdir():
@@ -86,7 +101,7 @@ class ReadCache:
                 total += size
         removed = 0
         for used, size, path in sorted(entries):
-            if total <= self._max_bytes or now - used < GRACE_S:
+            if now - used < KEPT_S and (total <= self._max_bytes or now - used < GRACE_S):
                 break
             remove(path)
             total, removed = total - size, removed + 1
@@ -102,7 +117,11 @@ def entry_name(key: str, content: str) -> str:
         key: Of the object or folder.
         content: Hex, which changes with what it holds.
     """
-    return f"{content}-{key.rpartition('/')[2]}"
+    return f"{_of(key)}-{content}-{key.rpartition('/')[2]}"
+
+
+def _of(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()[:OF]
 
 
 def _use(entry: Path) -> bool:

@@ -140,7 +140,10 @@ class S3Store:
         return self.bucket.get(check_key(key))
 
     def open(self, key: str) -> BinaryIO:
-        return self.fetch(key).open("rb")
+        try:
+            return self.fetch(key).open("rb")
+        except FileNotFoundError:  # deleted on this machine just now
+            raise NotFoundError(f"The store has no {key}.") from None
 
     def fetch(self, key: str) -> Path:
         head = self.bucket.head(check_key(key))
@@ -232,6 +235,7 @@ class S3Store:
         if len(found) > len(records):
             self.bucket.delete(records)
         self.bucket.delete(one.key for one in found)
+        self._cache.forget({prefix, *(place for one in found for place in _places(one.key, prefix))})
         if self.limit.max_bytes and counted(prefix):
             self.limit.count(-sum(one.size for one in found))
         return bool(found)
@@ -335,9 +339,18 @@ class S3Store:
     def measure(self) -> Mapping[str, int]:
         """The bucket, and the rest of this machine's folder."""
         self.root.mkdir(parents=True, exist_ok=True)
+        self.tidy()
         found = Counter(self._here.measure())
         found.update(self._in_bucket())  # and not `+`, which leaves out what is 0
         return dict(found)
+
+    def tidy(self) -> None:
+        """What others may have deleted, and what a dead process had open."""
+        self._cache.trim()
+        for path in (self.root / WORK).glob(f"{EDITS}*"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > EDIT_KEPT_S:
+                    remove(path)
 
     def _in_bucket(self) -> Counter[str]:
         found: Counter[str] = Counter()
@@ -353,3 +366,10 @@ def _is_record(key: str, prefix: str) -> bool:
     """Whether it is what makes a folder visible: JSON right in it."""
     name = key.removeprefix(f"{prefix}/")
     return "/" not in name and name.endswith(".json")
+
+
+def _places(key: str, prefix: str) -> Iterator[str]:
+    """An object's key and those of the folders it is in, up to a prefix."""
+    while len(key) > len(prefix):
+        yield key
+        key = key.rpartition("/")[0]
