@@ -160,7 +160,7 @@ def test_data_sets_are_listed_by_age(
             record = DatasetRecord(
                 id=name, created_at=began + timedelta(microseconds=number), size=0, images=0, labels=(), counts={}
             )
-            services.datasets._keep(record, {}, tuple)
+            services.datasets._keep(record, {}, tuple, None)
             model[name] = number
         elif step == "drop" and model:
             name = min(model)
@@ -189,7 +189,7 @@ def test_what_is_gone_from_the_store_is_forgotten(services: Services) -> None:
     services.reconciler.run()
     assert services.jobs.index.between(None, None) == {}
     record = DatasetRecord(id="0" * 64, created_at=utcnow(), size=0, images=0, labels=(), counts={})
-    services.datasets._keep(record, {}, tuple)
+    services.datasets._keep(record, {}, tuple, None)
     assert services.redis.zcard(services.keys.datasets) == 1
     services.datasets.delete(record.id)
     assert services.redis.zcard(services.keys.datasets) == 0
