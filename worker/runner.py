@@ -205,12 +205,15 @@ class Runner:
     def _finish(self, context: JobContext, ending: Callable[[], None]) -> None:
         """End the job; where the result cannot be kept, fail it, and where not even that can be written, be charged.
 
-        A bucket that does not answer is asked again for a while: hours of work may wait to be kept.
+        A bucket that does not answer is asked again for a while: hours of work may wait to be kept. Where that is too
+        long, or the worker must go, the job is put back uncharged by whoever began this attempt.
         """
         try:
             self._outlast(context, ending)
             return
         except (OSError, StoreFullError) as error:
+            if isinstance(error, StoreUnavailable) and not isinstance(error, StoreRefused):
+                raise
             log.error("result cannot be written", error=str(error))
             if isinstance(error, StoreRefused):
                 problem = _refusal(error)

@@ -151,6 +151,34 @@ class TestOutages:
             assert end.model_id is not None
             assert here.models.verify(end.model_id) == ()
 
+    def test_a_worker_that_must_go_before_the_bucket_answers_puts_the_job_back(
+        self, here: Services, machine: Machine, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with running_line(s3_server.url) as line:
+            there = machine(s3_endpoint=line.url, max_charges=1)
+            real, waits = there.store.sync, list[float]()
+
+            class Drain(threading.Event):
+                def wait(self, timeout: float | None = None) -> bool:
+                    waits.append(timeout or 0)
+                    line.mend()  # just now; the worker has been told to go all the same
+                    self.set()
+                    return True
+
+            def cut_then_sync(prefix: str) -> None:
+                if not waits:
+                    line.cut()
+                real(prefix)
+
+            monkeypatch.setattr(there.store, "sync", cut_then_sync)
+            job, _ = here.start_job("sleep", {"steps": 1, "pause": 0})
+            runner(there, drain=Drain()).run_next()
+            assert waits[0] == running.OUTAGE_PAUSE_S
+            assert here.jobs.get(job.id).status is JobStatus.QUEUED
+            assert runner(here).run_next() == job.id
+            end = here.jobs.get(job.id)
+            assert end.status is JobStatus.SUCCEEDED, end.error
+
     @pytest.mark.parametrize("when", ["save_checkpoint", "ended"])
     def test_a_job_is_not_to_blame_for_a_bucket_that_does_not_answer(
         self, here: Services, machine: Machine, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, when: str
