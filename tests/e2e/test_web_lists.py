@@ -80,28 +80,28 @@ def test_models_are_searched_exported_deleted_and_imported(
     job = service.client.post(
         "/tune",
         files={"dataset": ("d.zip", zipped(pictures_of_digits("26", 6)), "application/zip")},
-        data={"name": "to go", "config": '{"method": "linear_probe"}'},
+        data={"name": "parting gift", "config": '{"method": "linear_probe"}'},
     ).json()["id"]
     model = str(service.wait_for_status(job, "succeeded")["model_id"])
     with at(browser, service, "#/models") as seen:
         page = seen.page
-        page.get_by_label("Find").fill("to go LINEAR")
+        page.get_by_label("Find").fill("parting gift LINEAR")
         until(page, "[...document.querySelectorAll('.listing tbody tr')].filter(o => o.checkVisibility()).length === 1")
         with page.expect_download() as saving:
-            page.get_by_role("button", name="Export to go v1").click()
+            page.get_by_role("button", name="Export parting gift v1").click()
         saving.value.save_as(tmp_path / "model.zip")
         assert saving.value.suggested_filename == f"{model}.zip"
-        page.get_by_role("button", name="Delete to go v1").click()
+        page.get_by_role("button", name="Delete parting gift v1").click()
         dialog = page.get_by_role("dialog")
         dialog.get_by_role("button", name="Keep it").click()
         assert service.client.get(f"/models/{model}").status_code == 200
-        page.get_by_role("button", name="Delete to go v1").click()
+        page.get_by_role("button", name="Delete parting gift v1").click()
         dialog.get_by_role("button", name="Delete").click()
-        page.locator("main").get_by_text("to go v1").wait_for(state="detached")
+        page.locator("main").get_by_text("parting gift v1").wait_for(state="detached")
         assert service.client.get(f"/models/{model}").status_code == 404
         page.set_input_files("[data-pick=model]", str(tmp_path / "model.zip"))
         back = id_in_address(page, "models")
-        until(page, "document.querySelector('h1')?.textContent.startsWith('to go v')")
+        until(page, "document.querySelector('h1')?.textContent.startsWith('parting gift v')")
         assert service.client.get(f"/models/{back}").json()["lineage"]["imported"]["id"] == model
 
 
