@@ -123,6 +123,27 @@ class TestJobs:
         assert end.result == {"resumed_at": 2, "pid": end.result["pid"]} if end.result else False
 
 
+class MendingDrain(threading.Event):
+    """A worker's word to go, which mends the line to the bucket as soon as somebody waits for it.
+
+    Args:
+        line: Cut by the test.
+        waits: Takes down how long each wait would have been.
+        told: The worker is told to go in the same moment.
+    """
+
+    def __init__(self, line: Any, waits: list[float], *, told: bool = False) -> None:
+        super().__init__()
+        self._line, self._waits, self._told = line, waits, told
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self._waits.append(timeout or 0)
+        self._line.mend()
+        if self._told:
+            self.set()
+        return self.is_set()
+
+
 class TestOutages:
     def test_the_result_of_a_job_waits_for_the_bucket(
         self, here: Services, machine: Machine, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
@@ -131,12 +152,6 @@ class TestOutages:
             there = machine(s3_endpoint=line.url)
             real, waits = there.store.sync, list[float]()
 
-            class Drain(threading.Event):
-                def wait(self, timeout: float | None = None) -> bool:
-                    waits.append(timeout or 0)
-                    line.mend()
-                    return self.is_set()
-
             def cut_then_sync(prefix: str) -> None:
                 if not waits:
                     line.cut()
@@ -144,7 +159,7 @@ class TestOutages:
 
             monkeypatch.setattr(there.store, "sync", cut_then_sync)
             job, _ = here.start_job("sleep", {"steps": 1, "pause": 0})
-            runner(there, drain=Drain()).run_next()
+            runner(there, drain=MendingDrain(line, waits)).run_next()
             assert waits == [running.OUTAGE_PAUSE_S]
             end = here.jobs.get(job.id)
             assert (end.status, end.attempts) == (JobStatus.SUCCEEDED, 1)
@@ -158,13 +173,6 @@ class TestOutages:
             there = machine(s3_endpoint=line.url, max_charges=1)
             real, waits = there.store.sync, list[float]()
 
-            class Drain(threading.Event):
-                def wait(self, timeout: float | None = None) -> bool:
-                    waits.append(timeout or 0)
-                    line.mend()  # just now; the worker has been told to go all the same
-                    self.set()
-                    return True
-
             def cut_then_sync(prefix: str) -> None:
                 if not waits:
                     line.cut()
@@ -172,7 +180,7 @@ class TestOutages:
 
             monkeypatch.setattr(there.store, "sync", cut_then_sync)
             job, _ = here.start_job("sleep", {"steps": 1, "pause": 0})
-            runner(there, drain=Drain()).run_next()
+            runner(there, drain=MendingDrain(line, waits, told=True)).run_next()
             assert waits[0] == running.OUTAGE_PAUSE_S
             assert here.jobs.get(job.id).status is JobStatus.QUEUED
             assert runner(here).run_next() == job.id
@@ -188,12 +196,6 @@ class TestOutages:
             files = there.jobs.files
             real, waits = getattr(files, when), list[float]()
 
-            class Drain(threading.Event):
-                def wait(self, timeout: float | None = None) -> bool:
-                    waits.append(timeout or 0)
-                    line.mend()
-                    return self.is_set()
-
             def cut_once(*asked: Any) -> Any:
                 if not waits:
                     line.cut()
@@ -201,7 +203,7 @@ class TestOutages:
 
             monkeypatch.setattr(files, when, cut_once)
             job, _ = here.start_job("sleep", {"steps": 1, "pause": 0})
-            work = runner(there, drain=Drain())
+            work = runner(there, drain=MendingDrain(line, waits))
             assert work.run_next() == job.id
             assert waits != []
             assert here.jobs.get(job.id).status is JobStatus.QUEUED

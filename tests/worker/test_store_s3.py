@@ -23,6 +23,7 @@ from worker.store.base import StoreRefused, StoreUnavailable
 from worker.store.s3 import cache as caching
 from worker.store.s3 import multipart
 from worker.store.s3.bucket import Bucket
+from worker.store.s3.cache import ReadCache
 from worker.store.s3.connecting import connect
 from worker.store.s3.failures import unavailable
 from worker.store.s3.probe import check
@@ -294,6 +295,18 @@ class TestDamage:
 
 
 class TestCache:
+    def test_what_could_not_be_made_leaves_nothing(self, tmp_path: Path) -> None:
+        cache = ReadCache(tmp_path, 1000)
+
+        def fail(path: Path) -> None:
+            path.write_bytes(b"half")
+            raise OSError("the line broke")
+
+        with pytest.raises(OSError, match="broke"):
+            cache.get("entry", fail)
+        assert list(tmp_path.iterdir()) == []
+        assert cache._making == {}
+
     def test_what_was_read_once_is_not_sent_again(
         self, bucket: Bucket, machine: Machine, monkeypatch: pytest.MonkeyPatch
     ) -> None:

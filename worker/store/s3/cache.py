@@ -48,11 +48,13 @@ class ReadCache:
             return entry
         with self._lock:
             lock = self._making.setdefault(name, threading.Lock())
-        with lock:
-            if not _use(entry):
-                self._make(entry, make)
-        with self._lock:
-            self._making.pop(name, None)
+        try:
+            with lock:
+                if not _use(entry):
+                    self._make(entry, make)
+        finally:  # also where it could not be made
+            with self._lock:
+                self._making.pop(name, None)
         return entry
 
     def _make(self, entry: Path, make: Callable[[Path], None]) -> None:
