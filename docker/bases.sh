@@ -3,10 +3,12 @@
 # given, and starts a Docker engine where none answers. For trying the deployment out (docker/smoke.sh) and for CI, on Debian
 # as root; whoever reaches a registry has no need of it.
 #
-#   docker/bases.sh python:3.11-slim-bookworm redis:7.2-bookworm nginx:1.28-bookworm
+#   docker/bases.sh python:npt-standin redis:npt-standin nginx:npt-standin
 #   docker/bases.sh                     the engine and Compose alone
 #
-# Debian's versions stand under the names: Redis is 7.0 then and nginx 1.22. Exit code 3: there can be no engine here.
+# A tag begins with `npt-`: under a name that a registry has, everything else on this machine would take a stand-in for that
+# image. PYTHON_IMAGE, REDIS_IMAGE and NGINX_IMAGE in .env give the names to Compose. Redis is 7.0 then and nginx 1.22. Exit
+# code 3: there can be no engine here.
 set -euo pipefail
 SUITE=bookworm
 export DEBIAN_FRONTEND=noninteractive
@@ -61,11 +63,16 @@ make_service() { # make_service NAME PACKAGE COMMANDS: Debian's package on top o
     DOCKER_BUILDKIT=0 docker build --quiet --tag "npt-base-$1" - >/dev/null
 }
 
+for name in "$@"; do
+  case $name in
+    python:npt-* | redis:npt-* | nginx:npt-*) ;;
+    *) say "no stand-in for '$name': the names are python:npt-*, redis:npt-* and nginx:npt-*"; exit 2 ;;
+  esac
+done
 start_engine
 command -v docker-compose >/dev/null || docker compose version >/dev/null 2>&1 || packages docker-compose
 for name in "$@"; do
   kind=${name%%:*}
-  case $kind in python | redis | nginx) ;; *) say "no stand-in for '$name': python, redis and nginx alone"; exit 2 ;; esac
   if ! exists "npt-base-$kind"; then
     say "making a stand-in for $name"
     exists npt-base-python || make_python

@@ -10,18 +10,15 @@
 # Needs: python3, a Docker engine, Compose (either one), and for the first build the base images, a package index and 25 GB.
 #
 # SMOKE_COMPOSE   Compose to use: "docker compose" or "docker-compose"; by default the one that is there
-# SMOKE_BASES     a command that is given the names of the base images and provides them, for machines without an image
-#                 registry: docker/bases.sh. Then the legacy builder builds: it takes what the engine has
+# SMOKE_BASES     a command that makes stand-ins for the base images under the names given, for machines without an image
+#                 registry: docker/bases.sh. They are named python:npt-standin and so on, and the legacy builder builds: it
+#                 takes what the engine has. Exit code 3: the command ended with 3, there can be no engine here
+# PYTHON_IMAGE, REDIS_IMAGE, NGINX_IMAGE
+#                 base images from elsewhere, a mirror for instance; otherwise those of .env.example
 # SMOKE_PREVIOUS  what to upgrade from, a git revision; by default the last tag, else the last but one change of the code
 # SMOKE_WITHIN    seconds that anything may take to come up or to end; 300
 #
 # The images stay, as npt-service-*:smoke, so that the next run takes minutes less.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-if [ -n "${SMOKE_BASES:-}" ]; then
-  export DOCKER_BUILDKIT=0 COMPOSE_DOCKER_CLI_BUILD=0
-  python=$(sed -n 's/^ARG PYTHON_IMAGE=//p' docker/Dockerfile)
-  # shellcheck disable=SC2046,SC2086 - words are wanted
-  $SMOKE_BASES "$python" $(sed -n 's/^ *image: \(\(redis\|nginx\):.*\)/\1/p' docker-compose.yml docker-compose.scale.yml)
-fi
 exec python3 docker/smoke "$@"

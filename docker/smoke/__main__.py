@@ -11,8 +11,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from bases import NO_ENGINE, base_images
 from compose import compose_command
-from outcome import LeftOut, SmokeError, Table
+from outcome import LeftOut, NoEngine, SmokeError, Table
 from stage import Stage, earlier_version
 from steps import STEPS
 
@@ -31,7 +32,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Exit code 0 where every step is as it has to be."""
+    """Exit code: 0 where every step is as it has to be, 3 where there can be no engine."""
     asked = arguments()
     if asked.list:
         print("\n".join(STEPS))
@@ -45,10 +46,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="npt-smoke-") as folder:
         stage = None
         try:
+            bases = base_images(REPOSITORY)
             command = compose_command()
             within_s = float(os.environ.get("SMOKE_WITHIN", "300"))
             previous = os.environ.get("SMOKE_PREVIOUS") or earlier_version(REPOSITORY)
-            stage = Stage(REPOSITORY, Path(folder), command, within_s, previous)
+            stage = Stage(REPOSITORY, Path(folder), command, within_s, previous, bases)
             print(f"smoke: {' '.join(command)}, port {stage.port}", flush=True)
             for step, do in STEPS.items():  # noqa: B007 - named when it fails
                 if step in wanted or step in ALWAYS:
@@ -58,6 +60,9 @@ def main() -> int:
             show_logs(stage)
             print(f"\n{table}\n\nsmoke: failed at {step}: {words}", file=sys.stderr)
             return 1
+        except NoEngine as reason:
+            print(f"smoke: {reason}", file=sys.stderr)
+            return NO_ENGINE
         except KeyboardInterrupt:
             print("smoke: interrupted", file=sys.stderr)
             return 130

@@ -11,6 +11,10 @@ class SmokeError(Exception):
     """Something is not as it has to be; the message is for the person who ran the script."""
 
 
+class NoEngine(Exception):  # noqa: N818 - no error
+    """There can be no Docker engine on this machine, so there is nothing to try out."""
+
+
 class LeftOut(Exception):  # noqa: N818 - no error
     """A step has nothing to do here, and why."""
 

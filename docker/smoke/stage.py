@@ -6,6 +6,7 @@ import secrets
 import socket
 import subprocess
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +35,7 @@ class Stage:
         command: The Compose.
         within_s: How long anything may take.
         previous: Revision to upgrade from; None where there is none.
+        bases: Variables of .env that name base images; none: as they are by default.
     """
 
     repository: Path
@@ -41,6 +43,7 @@ class Stage:
     command: list[str]
     within_s: float
     previous: str | None
+    bases: Mapping[str, str] = field(default_factory=dict)
     password: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)
     port: int = field(default_factory=free_port)
     model: str = ""
@@ -68,7 +71,7 @@ class Stage:
         """What .env says beside its defaults."""
         own = {"REDIS_PASSWORD": self.password, "PUBLISH": f"127.0.0.1:{self.port}", "IMAGE_TAG": tag}
         # Two workers on two cores, beside who knows what: threads that wait for each other would do nothing else.
-        return own | {"NPT_TORCH_THREADS": "1"} | more
+        return own | {"NPT_TORCH_THREADS": "1"} | dict(self.bases) | more
 
     @cached_property
     def client(self) -> Client:

@@ -26,6 +26,11 @@ SECRETS = {"REDIS_PASSWORD"}
 BASE, GPU, SCALE = "docker-compose.yml", "docker-compose.gpu.yml", "docker-compose.scale.yml"
 FILES = (BASE, GPU, SCALE)
 ONCE = {"prefetch"}  # does its work and ends
+BASE_IMAGES = {
+    "PYTHON_IMAGE": "python:3.11-slim-bookworm",
+    "REDIS_IMAGE": "redis:7.2-bookworm",
+    "NGINX_IMAGE": "nginx:1.28-bookworm",
+}
 
 
 def example() -> dict[str, tuple[bool, str]]:
@@ -191,6 +196,25 @@ def test_compose_accepts_the_files_together(project: Project, files: tuple[str, 
     assert replicas == ({"api": 2, "worker": 3} if SCALE in files else {})
 
 
+def base_images(loaded: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Variable -> the image that Compose would take for it."""
+    built = {loaded[name]["build"]["args"]["PYTHON_IMAGE"] for name in ("api", "worker")}
+    assert len(built) == 1
+    return {
+        "PYTHON_IMAGE": built.pop(),
+        "REDIS_IMAGE": loaded["redis"]["image"],
+        "NGINX_IMAGE": loaded["proxy"]["image"],
+    }
+
+
+def test_base_images_are_the_official_ones_or_those_of_env(project: Project) -> None:
+    project.fill_in(REDIS_PASSWORD="secret")  # noqa: S106 - made up
+    assert base_images(project.loaded(BASE, SCALE)) == BASE_IMAGES
+    mirrored = {name: f"registry.example.org:5000/hub/{image}" for name, image in BASE_IMAGES.items()}
+    project.fill_in(REDIS_PASSWORD="secret", **mirrored)  # noqa: S106 - made up
+    assert base_images(project.loaded(BASE, SCALE)) == mirrored
+
+
 def documented() -> list[str]:
     """The Compose files that docs/deploy.md shows to be put beside ours."""
     text = (ROOT / "docs" / "deploy.md").read_text()
@@ -239,6 +263,12 @@ def test_what_is_copied_is_there_and_not_ignored() -> None:
     }
     assert copied == kept
     assert not [source for source in copied if not (ROOT / source).exists()]
+
+
+def test_every_stage_stands_on_the_base_image_that_is_named() -> None:
+    assert f"\nARG PYTHON_IMAGE={BASE_IMAGES['PYTHON_IMAGE']}\n" in dockerfile()
+    built_on = set(re.findall(r"^FROM (\S+)", dockerfile(), re.MULTILINE)) - set(stages())
+    assert built_on == {"${PYTHON_IMAGE}"}
 
 
 def test_every_builder_can_build_it() -> None:

@@ -73,6 +73,60 @@ def test_without_compose_it_fails_and_says_so(tmp_path: Path) -> None:
     assert "smoke: ok" not in done.stdout
 
 
+STAND_INS = {
+    "PYTHON_IMAGE": "python:npt-standin",
+    "REDIS_IMAGE": "redis:npt-standin",
+    "NGINX_IMAGE": "nginx:npt-standin",
+}
+
+
+def run_with_bases(tmp_path: Path, script: str) -> subprocess.CompletedProcess[str]:
+    """The whole script where there is no Compose, with a command for base images."""
+    bases = tmp_path / "bases"
+    bases.write_text(f"#!/bin/sh\n{script}\n")
+    bases.chmod(0o755)
+    env = {"PATH": str(tmp_path), "HOME": str(tmp_path), "SMOKE_BASES": f"{bases} --for-a-test"}
+    return subprocess.run([sys.executable, str(SMOKE)], env=env, capture_output=True, text=True)
+
+
+def test_stand_ins_never_have_the_names_of_official_images(tmp_path: Path) -> None:
+    done = run_with_bases(tmp_path, f'echo "$@" >{tmp_path}/asked')
+    assert (tmp_path / "asked").read_text().split() == ["--for-a-test", *STAND_INS.values()]
+    assert (done.returncode, "there is no Compose" in done.stderr) == (1, True), done.stderr
+
+
+@pytest.mark.parametrize(("code", "ends_with"), [(3, 3), (1, 1)])
+def test_no_engine_is_told_from_a_command_that_fails(tmp_path: Path, code: int, ends_with: int) -> None:
+    done = run_with_bases(tmp_path, f"exit {code}")
+    assert done.returncode == ends_with
+    assert ("no Docker engine" if code == 3 else "ended with 1") in done.stderr
+    assert "smoke: ok" not in done.stdout
+
+
+def test_bases_sh_refuses_every_other_name() -> None:
+    for name in ("python:3.11-slim-bookworm", "redis:7.2-bookworm", "postgres:npt-standin"):
+        argv = [ROOT / "docker" / "bases.sh", "python:npt-standin", name]
+        done = subprocess.run(argv, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True)
+        assert done.returncode == 2
+        assert name in done.stderr
+
+
+def test_compose_is_told_of_the_base_images(steps: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import bases
+
+    monkeypatch.setenv("SMOKE_BASES", "true")
+    monkeypatch.setenv("REDIS_IMAGE", "mirror.example.org/redis:7.2-bookworm")
+    for name in ("DOCKER_BUILDKIT", "COMPOSE_DOCKER_CLI_BUILD"):
+        monkeypatch.setenv(name, "1")
+    assert bases.base_images(ROOT) == STAND_INS
+    assert os.environ["DOCKER_BUILDKIT"] == "0"
+    stage = steps.Stage(ROOT, tmp_path, [], 1.0, None, STAND_INS)
+    written = (stage.deployment.folder / ".env").read_text()
+    assert all(f"\n{name}={image}\n" in written for name, image in STAND_INS.items())
+    monkeypatch.delenv("SMOKE_BASES")
+    assert bases.base_images(ROOT) == {"REDIS_IMAGE": "mirror.example.org/redis:7.2-bookworm"}
+
+
 def test_what_is_staged_is_what_the_images_are_made_of(steps: ModuleType, tmp_path: Path) -> None:
     stage = steps.Stage(ROOT, tmp_path, [], 1.0, None)
     folder = stage.deployment.folder
