@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help install demo serve test chaos check audit fuzz format lock clean
+.PHONY: help install demo serve test chaos hostile check audit fuzz format lock clean
 
 help:
 	@echo "make demo     set up, then run the whole main job over HTTP and print what it reached"
@@ -12,6 +12,7 @@ help:
 	@echo "make install  the set-up alone: locked dependencies in ./.venv"
 	@echo "make test     every test (unit, contract, parity, end to end)"
 	@echo "make chaos    the fault and load tests in their long form (about an hour); writes docs/reliability.md's table"
+	@echo "make hostile  every hostile upload and slow sender (about five minutes); writes docs/reliability.md's tables of them"
 	@echo "make check    linters, types, import layers, what is installed against the lock files"
 	@echo "make audit    known faults of the locked dependencies (needs a network)"
 	@echo "make fuzz     coverage-guided fuzzing of what reads strangers' files: FUZZ_S seconds for each of eight readers"
@@ -34,6 +35,11 @@ chaos: $(VENV)/.dev
 	@rm -f build/faults.jsonl
 	NPT_CHAOS=1 $(BIN)/python -m pytest tests/faults $(PYTEST_ARGS); failed=$$?; \
 	  NPT_CHAOS=1 $(BIN)/python -m tests.faults.record build/faults.jsonl && exit $$failed
+
+hostile: $(VENV)/.dev
+	@rm -f build/hostile.jsonl
+	NPT_HOSTILE=1 $(BIN)/python -m pytest tests/security/test_corpus.py tests/security/test_slow.py $(PYTEST_ARGS)
+	$(BIN)/python -m tests.security.record build/hostile.jsonl
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

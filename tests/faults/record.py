@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import sys
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from tests.support.measured import machine, put_between, read_lines, write_line
+from tests.support.measured import table as markdown
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "reliability.md"
@@ -51,10 +51,7 @@ class Row:
     tried: int = 1
 
     def write(self) -> None:
-        path = out()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
-            file.write(json.dumps(asdict(self)) + "\n")
+        write_line(out(), asdict(self))
 
 
 def table(rows: list[Row]) -> str:
@@ -62,7 +59,7 @@ def table(rows: list[Row]) -> str:
     faults: dict[tuple[int, str], list[Row]] = {}
     for row in rows:
         faults.setdefault((row.number, row.fault), []).append(row)
-    lines = ["| no. | fault | times tried | outcome | worst time |", "|---|---|---|---|---|"]
+    lines: list[tuple[object, ...]] = [("no.", "fault", "times tried", "outcome", "worst time")]
     for (number, fault), found in sorted(faults.items(), key=lambda item: item[0][0]):
         outcomes: Counter[str] = Counter()
         for row in found:
@@ -70,28 +67,18 @@ def table(rows: list[Row]) -> str:
         told = "; ".join(what if len(outcomes) == 1 else f"{what} ({count})" for what, count in outcomes.items())
         seconds = [row.seconds for row in found if row.seconds is not None]
         worst = f"{max(seconds):.1f} s" if seconds else ""
-        lines.append(f"| {number} | {fault} | {sum(outcomes.values())} | {told} | {worst} |")
-    return "\n".join(lines)
-
-
-def machine() -> str:
-    """What it ran on."""
-    name = platform.processor() or platform.machine()
-    with Path("/proc/cpuinfo").open() as file:
-        name = next((line.partition(": ")[2].strip() for line in file if line.startswith("model name")), name)
-    return f"{name}, {os.cpu_count()} cores, {platform.system()}"
+        lines.append((number, fault, sum(outcomes.values()), told, worst))
+    return markdown(*lines)
 
 
 def render(lines: str, page: str) -> str:
     """The page with its table made anew."""
-    rows = [Row(**json.loads(line)) for line in lines.splitlines() if line.strip()]
-    head, _, rest = page.partition(BEGIN)
-    _, _, tail = rest.partition(END)
+    rows = [Row(**facts) for facts in read_lines(lines)]
     form = "The long form" if CHAOS else "The short form, as in `make test`,"
-    return f"{head}{BEGIN}\n\n{form} on {machine()}:\n\n{table(rows)}\n\n{END}{tail}"
+    return put_between(page, BEGIN, END, f"{form} on {machine()}:\n\n{table(rows)}")
 
 
-def main(arguments: list[str]) -> Any:
+def main(arguments: list[str]) -> int:
     """Write the table into the page."""
     path = Path(arguments[0]) if arguments else out()
     PAGE.write_text(render(path.read_text(), PAGE.read_text()))

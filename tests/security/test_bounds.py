@@ -12,8 +12,8 @@ import pytest
 
 from app.main import create_app
 from app.settings import AppSettings
+from tests.security.by_hand import hear, line
 from tests.security.conftest import ANSWER_S, KEY, Target
-from tests.security.test_wire import hear, line
 from tests.support.service import wait_for
 
 MIB = 1024**2

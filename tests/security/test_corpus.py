@@ -11,11 +11,12 @@ import pytest
 
 from tests.security.conftest import ROOM_BYTES, Target
 from tests.security.corpus.case import GOOD, PREDICT, Case
-from tests.security.corpus.every import EVERY, FAMILIES
-from tests.support.service import ROOT, wait_for
+from tests.security.corpus.every import EVERY, FAMILIES, SENT
+from tests.security.record import PAGE, Answered
+from tests.security.soon import Timed, soon, timed
+from tests.support.service import wait_for
 from tests.support.zips import picture, raw_zip
 
-TABLE = ROOT / "docs" / "reliability.md"
 HOSTILE = ("names", "entries", "directories", "bombs")
 """Families of zips that no route takes, whatever it wants of a zip."""
 
@@ -41,29 +42,38 @@ def warm(target: Target) -> Target:
     return target
 
 
-def send(target: Target, case: Case) -> httpx.Response:
-    """Post it as the case says."""
-    headers = dict(case.headers) | ({"Content-Type": case.content_type} if case.content_type else {})
-    return target.client.post(case.path, content=case.make(), headers=headers)
-
-
 @pytest.mark.parametrize("case", EVERY, ids=lambda case: case.name)
 def test_gets_its_answer_and_leaves_nothing(warm: Target, case: Case) -> None:
-    files, before = warm.files(), warm.forget_peak()
-    answer = send(warm, case)
+    body = case.make()
+    headers = dict(case.headers) | ({"Content-Type": case.content_type} if case.content_type else {})
+    files, taken = warm.files(), 0
+
+    def ask() -> Timed:
+        nonlocal taken
+        before = warm.forget_peak()
+        got = timed(lambda: warm.client.post(case.path, content=body, headers=headers))
+        _judge(case, got.answer, str(warm.service.data))
+        wait_for("nothing to be left of it", lambda: warm.files() == files, 30)
+        taken = max(taken, warm.peak_bytes() - before)
+        assert taken < ROOM_BYTES, f"{taken:,} bytes of memory"
+        return got
+
+    best, tries = soon(ask)
+    Answered(case.name, case.status, case.code, best.seconds, taken, tries).write()
+
+
+def _judge(case: Case, answer: httpx.Response, private: str) -> None:
+    """The right answer, in the right form, and nothing in it that is nobody's business."""
     told = answer.text
     assert (answer.status_code, _code(answer)) == (case.status, case.code), told[:2000]
     assert case.says in told, told[:2000]
     assert "Traceback" not in told
-    assert str(warm.service.data) not in told
+    assert private not in told
     if case.code:
         problem = answer.json()
         assert answer.headers["content-type"] == "application/problem+json"
         assert problem["type"] == f"/problems/{case.code}"
         assert problem["detail"]
-    wait_for("nothing to be left of it", lambda: warm.files() == files, 30)
-    taken = warm.peak_bytes() - before
-    assert taken < ROOM_BYTES, f"{taken:,} bytes of memory"
 
 
 def _code(answer: httpx.Response) -> str:
@@ -97,7 +107,9 @@ def test_every_route_that_takes_a_zip_judges_it(target: Target, dataset: str, ro
         "batch": ("/predict/batch", "file", QUESTION),
         "import": ("/models/import", "file", {}),
     }[route]
-    answer = target.client.post(path, files={field: ("x.zip", case.make())}, data=form)
+    body = case.make()
+    got, _ = soon(lambda: timed(lambda: target.client.post(path, files={field: ("x.zip", body)}, data=form)))
+    answer = got.answer
     assert answer.headers["content-type"] == "application/problem+json"
     if route == "import" and family == "bombs":  # a model's members have limits by name
         assert (answer.status_code, answer.json()["code"]) == (422, "invalid-model")
@@ -113,7 +125,8 @@ def test_the_corpus_is_large_and_every_name_in_it_its_own() -> None:
 
 
 def test_the_documents_say_what_is_in_it() -> None:
-    rows = dict(re.findall(r"^\| ([a-z]+) \| (\d+) \|", TABLE.read_text(encoding="utf-8"), re.MULTILINE))
-    assert {family: int(rows.get(family, 0)) for family in FAMILIES} == {
-        family: len(cases) for family, cases in FAMILIES.items()
+    rows = re.findall(r"^\| ([a-z]+) \| (\d+) \| ([^|]+) \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    told = {family: (int(count), sent) for family, count, sent in rows}
+    assert {family: told.get(family) for family in FAMILIES} == {
+        family: (len(cases), SENT[family]) for family, cases in FAMILIES.items()
     }
