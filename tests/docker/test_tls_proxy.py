@@ -1,0 +1,159 @@
+"""The nginx of docs/deploy.md in front of a real service: TLS, the outer name, large bodies, live events."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.certificates import certificates
+from tests.support.service import ROOT, running_service, wait_for
+
+NAME, KEY = "classifier.example.org", "a-key-of-the-tests-for-nginx"
+AROUND = """
+daemon off;
+pid {folder}/pid;
+{user}
+error_log stderr warn;
+events {{}}
+http {{
+  access_log off;
+  client_body_temp_path {folder}/body;
+  proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/fastcgi;
+  uwsgi_temp_path {folder}/uwsgi;
+  scgi_temp_path {folder}/scgi;
+{server}
+}}
+"""
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")]
+
+
+@dataclass
+class Outside:
+    """The service as other machines see it."""
+
+    port: int
+    trust: ssl.SSLContext
+    client: httpx.Client
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def answers(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
+        return True
+    return False
+
+
+def documented(here: dict[str, str]) -> str:
+    """The server block that the documentation shows, with what is particular to this machine in it."""
+    (block,) = re.findall(r"^```nginx\n(.*?)^```$", (ROOT / "docs" / "deploy.md").read_text(), re.MULTILINE | re.DOTALL)
+    for shown, used in here.items():
+        assert block.count(shown) == 1, shown
+        block = block.replace(shown, used)
+    return block
+
+
+@contextlib.contextmanager
+def running_nginx(folder: Path, server: str, port: int) -> Iterator[None]:
+    """nginx on a configuration of its own; what it has to say is in a file."""
+    user = "user root;" if os.geteuid() == 0 else ""  # its worker writes into the folder as well
+    config, log = folder / "nginx.conf", folder / "nginx.log"
+    config.write_text(AROUND.format(folder=folder, user=user, server=server))
+    command = ["nginx", "-e", "stderr", "-p", str(folder), "-c", str(config)]
+    checked = subprocess.run([*command, "-t"], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stderr
+    assert "[warn]" not in checked.stderr
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out)
+    try:
+        wait_for(f"nginx to start, log {log}", lambda: process.poll() is not None or answers(port))
+        assert process.poll() is None, log.read_text()
+        yield
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outside]:
+    folder = tmp_path_factory.mktemp("tls")
+    ca, cert, key = certificates(folder / "certificates")
+    trust, port = ssl.create_default_context(cafile=ca), free_port()
+    with running_service(folder / "data", NPT_API_KEYS=KEY, NPT_ALLOWED_HOSTS=NAME) as service:
+        here = {
+            "listen 443 ssl;": f"listen 127.0.0.1:{port} ssl;",
+            "/etc/ssl/classifier/fullchain.pem": str(cert),
+            "/etc/ssl/classifier/privkey.pem": str(key),
+            "http://127.0.0.1:8000": service.url,
+        }
+        headers = {"Host": NAME, "Authorization": f"Bearer {KEY}"}
+        with (
+            running_nginx(folder, documented(here), port),
+            httpx.Client(base_url=f"https://127.0.0.1:{port}", verify=trust, headers=headers, timeout=60) as client,
+        ):
+            yield Outside(port, trust, client)
+
+
+def test_answers_come_over_tls_alone(outside: Outside) -> None:
+    assert outside.client.get("/backbones").status_code == 200
+    assert httpx.get(f"http://127.0.0.1:{outside.port}/livez").status_code == 400
+    with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+        httpx.get(f"https://127.0.0.1:{outside.port}/livez")
+
+
+def test_the_outer_name_reaches_the_service(outside: Outside) -> None:
+    """By it the service tells its own page from other sites'."""
+    made = {"Origin": f"https://{NAME}"}
+    assert outside.client.post("/keys", json={"label": "page", "scopes": ["predict"]}, headers=made).status_code == 201
+    for headers in ({"Origin": "https://elsewhere.example.org"}, {"Host": "elsewhere.example.org"}):
+        answer = outside.client.post("/keys", json={"label": "page", "scopes": ["predict"]}, headers=headers)
+        assert answer.status_code in (400, 403), answer.text
+        assert answer.json()["code"] in ("forbidden-origin", "forbidden-host")
+
+
+def test_a_large_body_is_judged_by_the_service_while_it_comes(outside: Outside) -> None:
+    """Neither too large for nginx, nor collected by it first."""
+    connection = http.client.HTTPSConnection("127.0.0.1", outside.port, context=outside.trust, timeout=60)
+    connection.putrequest("POST", "/tune", skip_host=True)
+    for name, value in {"Host": NAME, "Content-Type": "application/zip", "Content-Length": str(64 << 20)}.items():
+        connection.putheader(name, value)
+    connection.endheaders(b"P" * 100_000)  # and no more of it
+    answer = connection.getresponse()
+    assert (answer.status, json.loads(answer.read())["code"]) == (401, "unauthorized")
+    connection.close()
+
+
+def test_a_job_is_followed_live(outside: Outside) -> None:
+    """Its first progress is seen while it runs, and so is its end."""
+    files = {"dataset": ("digits.zip", (ROOT / "examples" / "digits.zip").read_bytes(), "application/zip")}
+    config = {"config": json.dumps({"method": "coop", "epochs": 10_000, "refit": False})}
+    started = outside.client.post("/tune", files=files, data=config)
+    assert started.status_code == 202, started.text
+    job, seen = started.json()["id"], []
+    with outside.client.stream("GET", f"/jobs/{job}/events", timeout=120) as stream:
+        for line in stream.iter_lines():
+            if line == "event: progress" and "progress" not in seen:
+                assert outside.client.post(f"/jobs/{job}/cancel").status_code in (200, 202)
+            if line.startswith("event: "):
+                seen.append(line.removeprefix("event: "))
+    assert seen[-1] == "end"
+    assert outside.client.get(f"/jobs/{job}").json()["status"] == "cancelled"
