@@ -38,12 +38,16 @@ OBJECT_BYTES = 4096
 """Everything else that is not text or numbers: attributes, locks, containers."""
 
 
-def load_resident(folder: Path | str, backbone: Backbone) -> Resident | Classifier:
+def load_resident(
+    folder: Path | str, backbone: Backbone, again: Callable[[], Path] | None = None
+) -> Resident | Classifier:
     """Load a saved classifier to answer with.
 
     Args:
-        folder: Where it was saved; it must stay there for as long as the classifier is used.
+        folder: Where it was saved.
         backbone: The very one it was tuned on.
+        again: Gives the folder each time that more of it is needed later on, and may raise whatever speaks against
+            reading it; by default it is where it was.
 
     Raises:
         FingerprintMismatchError: Another backbone, or other preprocessing.
@@ -62,7 +66,7 @@ def load_resident(folder: Path | str, backbone: Backbone) -> Resident | Classifi
         Manner.of(manifest, labels),
         backbone.with_resize(resize_of(manifest)),
         checked_text(text, len(labels), backbone.d),
-        whole=lambda: Classifier.load(folder, backbone, story=False),
+        whole=lambda: Classifier.load(folder if again is None else again(), backbone, story=False),
         refusal=found.method.refuses_new_classes(found.config),
     )
 

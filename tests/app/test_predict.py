@@ -50,6 +50,23 @@ def faults(body: dict[str, Any]) -> set[str]:
     return {entry["path"] for entry in body["errors"]}
 
 
+def test_what_is_read_later_is_looked_at_again(api: Api, towers: tuple[str, str]) -> None:
+    """A model that answers keeps what it needs; new names have it read its file, which may be damaged since."""
+    model = store_model(api.services, towers[0], name="damaged-since")
+    before = ask(api, png(), model=model)
+    file = api.services.models.folder(model) / "classifier.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    try:
+        refused = ask(api, png(), model=model, labels='["a new name", "another"]', status=500)
+        assert refused["code"] == "corrupt-record"
+        assert model in refused["detail"]
+        assert ask(api, png(), model=model) == before
+    finally:
+        file.write_bytes(whole)
+    ask(api, png(), model=model, labels='["a new name", "another"]')
+
+
 class TestAnswers:
     def test_in_the_order_of_the_images(self, api: Api, model: str) -> None:
         images = [png(colour, n) for n, colour in enumerate(("red", "blue", "green", "red"))]

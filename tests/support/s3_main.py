@@ -2,7 +2,8 @@
 
 Conditions are judged and objects written as one step, which moto by itself does not promise to threads. With
 `--no-conditions` it is a server that has never heard of conditional writes; `--tls=CERT,KEY` has it speak HTTPS;
-`--deny=PART` has it refuse writes to keys with that in their name, as a policy of the bucket does.
+`--deny=PART` has it refuse writes to keys with that in their name, as a policy of the bucket does; with
+`--refuse=STATUS,CODE` it answers so to whatever asks for an object, and with `--no-heads` 403 to HEAD alone.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 class OneByOne:
     """Reads a whole request, then lets it through alone."""
 
-    def __init__(self, app: Any, conditions: bool, deny: str | None) -> None:
-        self._app, self._conditions, self._deny = app, conditions, deny
+    def __init__(self, app: Any, conditions: bool, deny: str | None, refusals: dict[str, str]) -> None:
+        self._app, self._conditions, self._deny, self._refusals = app, conditions, deny, refusals
         self._lock = threading.Lock()
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -35,10 +36,17 @@ class OneByOne:
             environ.pop("HTTP_IF_MATCH", None)
             environ.pop("HTTP_IF_NONE_MATCH", None)
         if self._deny and environ["REQUEST_METHOD"] in ("PUT", "POST") and self._deny in environ["PATH_INFO"]:
-            start_response("403 Forbidden", [("Content-Type", "application/xml")])
-            return [b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"]
+            return _refused("403", "AccessDenied", start_response)
+        refusal = self._refusals.get(environ["REQUEST_METHOD"])
+        if refusal and environ["PATH_INFO"].count("/") > 1:
+            return _refused(*refusal.split(","), start_response)
         with self._lock:
             return list(self._app(environ, start_response))
+
+
+def _refused(status: str, code: str, start_response: Callable[..., Any]) -> Iterable[bytes]:
+    start_response(f"{status} No", [("Content-Type", "application/xml")])
+    return [f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()]
 
 
 class Quiet(WSGIRequestHandler):
@@ -49,16 +57,22 @@ class Quiet(WSGIRequestHandler):
 
 
 def main() -> None:
-    deny = next((option.removeprefix("--deny=") for option in sys.argv if option.startswith("--deny=")), None)
-    app = OneByOne(DomainDispatcherApplication(create_backend_app), "--no-conditions" not in sys.argv, deny)
-    tls = next((option.removeprefix("--tls=").split(",") for option in sys.argv if option.startswith("--tls=")), None)
+    def option(name: str) -> str | None:
+        return next((said.removeprefix(name) for said in sys.argv if said.startswith(name)), None)
+
+    moto, conditions = DomainDispatcherApplication(create_backend_app), "--no-conditions" not in sys.argv
+    refusals = {method: said for method in ("GET", "HEAD") if (said := option("--refuse="))}
+    if "--no-heads" in sys.argv:
+        refusals["HEAD"] = "403,AccessDenied"
+    app = OneByOne(moto, conditions, option("--deny="), refusals)
+    tls = (option("--tls=") or "").split(",")
     server = make_server(
         "127.0.0.1",
         0,
         app,  # type: ignore[arg-type]
         threaded=True,
         request_handler=Quiet,
-        ssl_context=(tls[0], tls[1]) if tls else None,
+        ssl_context=(tls[0], tls[1]) if len(tls) == 2 else None,
     )
     print(server.server_port, flush=True)
     server.serve_forever()

@@ -6,26 +6,22 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
-from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
 
 from npt_core.errors import ConfigError
-from tests.support.brittle_line import Break, BrittleLine, brittle_line
 from tests.support.certificates import certificates
 from tests.support.s3_server import S3Server, running_s3
 from worker.errors import ConflictError, CorruptRecordError, NotFoundError
-from worker.store.base import StoreRefused, StoreUnavailable
 from worker.store.s3 import cache as caching
 from worker.store.s3 import multipart
 from worker.store.s3.bucket import Bucket
 from worker.store.s3.cache import ReadCache
 from worker.store.s3.connecting import connect
-from worker.store.s3.failures import unavailable
 from worker.store.s3.probe import check
 from worker.store.s3.store import S3Store
 
@@ -50,17 +46,6 @@ def machine(bucket: Bucket, tmp_path: Path) -> Machine:
         return S3Store(through or bucket, tmp_path / f"machine-{next(count)}", **{"cache_bytes": 1 << 30, **more})
 
     return open_one
-
-
-@pytest.fixture
-def line(s3_server: S3Server) -> Iterator[BrittleLine]:
-    with brittle_line(s3_server.url) as running:
-        yield running
-
-
-def through(line: BrittleLine, bucket: Bucket) -> Bucket:
-    """The same bucket behind a line that breaks."""
-    return connect(bucket.name, "store", line.url)
 
 
 def large(tmp_path: Path, size: int = 2 * PART + 12345) -> tuple[Path, str]:
@@ -112,14 +97,14 @@ class TestLarge:
         self, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         path, _ = large(tmp_path)
-        real = bucket.client.upload_part
+        real = bucket.patient.upload_part
 
         def second_fails(**asked: object) -> object:
             if asked["PartNumber"] == 2:
                 raise KeyboardInterrupt
             return real(**asked)
 
-        monkeypatch.setattr(bucket.client, "upload_part", second_fails)
+        monkeypatch.setattr(bucket.patient, "upload_part", second_fails)
         with pytest.raises(KeyboardInterrupt):
             bucket.put_file("archives/a.zip", path)
         assert list(bucket.unfinished()) == []
@@ -132,127 +117,6 @@ class TestLarge:
         assert [place.split(" ")[-1] for place, _ in store.stale(-60)] == ["archives/a.zip"]
         assert store.sweep(-60) == 1
         assert list(bucket.unfinished()) == []
-
-
-class TestBrokenLines:
-    """The client tries again, and what comes of it is what one try would have come to."""
-
-    def test_a_request_that_breaks_off_is_sent_again(self, bucket: Bucket, line: BrittleLine) -> None:
-        far = through(line, bucket)
-        line.expect(Break(answer=False, after=700))
-        assert far.put("jobs/x/job.json", b"a" * 5000)
-        assert line.broken == 1
-        assert bucket.get("jobs/x/job.json") == b"a" * 5000
-
-    def test_a_create_only_write_whose_answer_is_lost_has_won(self, bucket: Bucket, line: BrittleLine) -> None:
-        """The second try is refused, because of what the first has written."""
-        far = through(line, bucket)
-        line.expect(Break(answer=True, after=IN_THE_ANSWER))
-        assert far.put("jobs/x/end.json", b"mine", create_only=True) is not None
-        assert line.broken == 1
-        assert far.put("jobs/x/end.json", b"other", create_only=True) is None
-        assert bucket.get("jobs/x/end.json") == b"mine"
-
-    def test_a_swap_whose_answer_is_lost_has_won(self, bucket: Bucket, line: BrittleLine) -> None:
-        far = through(line, bucket)
-        first = far.put("locks/a", b"1")
-        line.expect(Break(answer=True, after=IN_THE_ANSWER))
-        second = far.put("locks/a", b"2", match=first)
-        assert second is not None
-        assert line.broken == 1
-        assert far.put("locks/a", b"3", match=second) is not None
-
-    def test_reading_goes_on_at_the_byte_where_it_broke(
-        self, bucket: Bucket, line: BrittleLine, machine: Machine, tmp_path: Path
-    ) -> None:
-        path, sha256 = large(tmp_path)
-        bucket.put_file("archives/a.zip", path)
-        store = machine(through(line, bucket))
-        line.expect(Break(answer=True, after=3 * 1024**2), Break(answer=True, after=2 * 1024**2))
-        with structlog.testing.capture_logs() as logs:
-            fetched = store.fetch("archives/a.zip")
-        assert line.broken == 2
-        assert hashlib.sha256(fetched.read_bytes()).hexdigest() == sha256
-        assert [entry["event"] for entry in logs] == ["reading of an object broke off"] * 2
-        assert 0 < logs[0]["at"] < logs[1]["at"] < 2 * PART
-
-    def test_a_part_that_breaks_off_is_sent_again(self, bucket: Bucket, line: BrittleLine, tmp_path: Path) -> None:
-        path, sha256 = large(tmp_path)
-        line.expect(Break(answer=False, after=PART + 1000))
-        assert through(line, bucket).put_file("archives/a.zip", path)
-        assert line.broken == 1
-        head = bucket.head("archives/a.zip")
-        assert head is not None
-        assert (head.sha256, head.size) == (sha256, path.stat().st_size)
-
-    def test_a_server_that_is_gone_is_an_error_like_a_disk_s(self, machine: Machine) -> None:
-        with running_s3() as server:
-            gone = S3Store(server.bucket(), machine().root, cache_bytes=1 << 30)
-        for call in (gone.get, gone.exists, gone.fetch, gone.names, gone.delete, gone.touch):
-            with pytest.raises(StoreUnavailable) as failed:
-                call("jobs/x")
-            assert isinstance(failed.value, OSError)
-            assert "very-secret" not in str(failed.value)
-        with pytest.raises(StoreUnavailable):
-            gone.put("jobs/x", b"")
-        with pytest.raises(StoreUnavailable):
-            gone.writable()
-
-
-class TestAnswers:
-    """What is said again later, and what never."""
-
-    @pytest.mark.parametrize(
-        ("status", "code"),
-        [
-            (500, "InternalError"),
-            (503, "SlowDown"),
-            (503, ""),
-            (429, "TooManyRequests"),
-            (400, "RequestTimeout"),
-            (400, "BadDigest"),
-            (400, "ExpiredToken"),
-            (403, "RequestTimeTooSkewed"),
-            (409, "OperationAborted"),
-            (404, "NoSuchUpload"),
-            (0, ""),
-        ],
-    )
-    def test_it_may_be_taken_later(self, status: int, code: str) -> None:
-        assert type(unavailable(answer(status, code))) is StoreUnavailable
-
-    @pytest.mark.parametrize(
-        ("status", "code"),
-        [
-            (403, "AccessDenied"),
-            (403, "403"),
-            (400, "EntityTooLarge"),
-            (400, "InvalidRequest"),
-            (404, "NoSuchBucket"),
-            (301, "PermanentRedirect"),
-            (405, "MethodNotAllowed"),
-        ],
-    )
-    def test_it_is_never_taken(self, status: int, code: str) -> None:
-        refused = unavailable(answer(status, code))
-        assert type(refused) is StoreRefused
-        assert str(refused) == f"The bucket answers {status} {code} to PutObject."
-
-    def test_a_line_that_breaks_is_no_refusal(self) -> None:
-        for error in (EndpointConnectionError(endpoint_url="http://x"), ReadTimeoutError(endpoint_url="http://x")):
-            assert type(unavailable(error)) is StoreUnavailable
-
-    def test_a_server_that_refuses_says_so(self) -> None:
-        with running_s3("--deny=/archives/") as server:
-            bucket = server.bucket()
-            assert bucket.put("jobs/x/job.json", b"{}")
-            with pytest.raises(StoreRefused, match="403 AccessDenied to PutObject"):
-                bucket.put("archives/a.zip", b"zip")
-
-
-def answer(status: int, code: str) -> ClientError:
-    response: Any = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
-    return ClientError(response, "PutObject")
 
 
 class TestDamage:

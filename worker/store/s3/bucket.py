@@ -1,9 +1,10 @@
 """A bucket as this project uses one: whole objects with their SHA-256, conditional writes, pages, retries.
 
 Every object keeps the SHA-256 of its bytes as metadata, and who reads it compares. With every write goes the same
-checksum in the protocol's own header, so that the server refuses what was damaged on its way. The client library
-repeats what failed by itself, up to `TRIES` times with growing pauses. A conditional write that was repeated may meet
-what its own first try has written: each write therefore leaves a random mark, by which it is known again.
+checksum in the protocol's own header, so that the server refuses what was damaged on its way. The client library asks
+again by itself, with growing pauses: nothing here repeats a request that it has given up. A conditional write that was
+repeated may meet what its own first try has written: each write therefore leaves a random mark, by which it is known
+again.
 """
 
 from __future__ import annotations
@@ -32,6 +33,11 @@ from worker.store.s3.failures import MISSING, BotoCoreError, ClientError, answer
 log = structlog.get_logger(__name__)
 
 TRIES = 5
+"""Times that something is asked for in all, by the client library."""
+LONG_TRIES = 3
+"""The same, where each try may take a minute."""
+SMALL_BYTES = 1024**2
+"""More than that is written with patience."""
 PIECE = 1024**2
 PAGE = DELETED_AT_ONCE = 1000
 """Objects in one answer, and in one request to delete: the most that the protocol has."""
@@ -77,10 +83,12 @@ class Bucket:
         client: Of botocore, for S3.
         name: Of the bucket.
         prefix: Before every key; may be empty.
+        patient: Another client, for what the server needs time for; by default the same.
     """
 
-    def __init__(self, client: Any, name: str, prefix: str = "") -> None:
+    def __init__(self, client: Any, name: str, prefix: str = "", patient: Any = None) -> None:
         self.client, self.name = client, name
+        self.patient = patient or client
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
 
     def __str__(self) -> str:
@@ -108,9 +116,10 @@ class Bucket:
         """
         digest = hashlib.sha256(data)
         checksum = base64.b64encode(digest.digest()).decode()
+        client = self.client if len(data) <= SMALL_BYTES else self.patient
 
         def send(metadata: dict[str, str], conditions: dict[str, str]) -> Any:
-            return self.client.put_object(
+            return client.put_object(
                 **self._place(key), Body=data, Metadata=metadata, ChecksumSHA256=checksum, **conditions
             )
 
@@ -124,7 +133,7 @@ class Bucket:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
 
         def send(metadata: dict[str, str], conditions: dict[str, str]) -> Any:
-            return multipart.send(self.client, self._place(key), path, {"Metadata": metadata}, conditions)
+            return multipart.send(self.patient, self._place(key), path, {"Metadata": metadata}, conditions)
 
         return self._write(key, sha256, send, create_only, match)
 
@@ -138,7 +147,7 @@ class Bucket:
     ) -> str | None:
         mark = secrets.token_hex(16)
         conditions = {"IfNoneMatch": "*"} if create_only else {"IfMatch": match} if match is not None else {}
-        for pause in _pauses():
+        for pause in _pauses(TRIES):
             try:
                 return str(send({SHA256: sha256, MARK: mark}, conditions)["ETag"])
             except ClientError as error:
@@ -165,9 +174,9 @@ class Bucket:
             if source.size > multipart.COPY_BYTES:
                 head = self.head(source.key)
                 metadata = {"Metadata": dict(head.metadata)} if head is not None else {}
-                multipart.copy(self.client, place, self._place(target), source.size, metadata)
+                multipart.copy(self.patient, place, self._place(target), source.size, metadata)
             else:
-                self.client.copy_object(**self._place(target), CopySource=place)
+                self.patient.copy_object(**self._place(target), CopySource=place)
         except ClientError as error:
             if said(error)[0] in MISSING:
                 return False
@@ -180,7 +189,7 @@ class Bucket:
         """Have an object written now, as it is; False where it is gone."""
         place = self._place(head.key)
         try:
-            self.client.copy_object(
+            self.patient.copy_object(
                 **place,
                 CopySource=place,
                 CopySourceIfMatch=head.etag,
@@ -204,8 +213,14 @@ class Bucket:
         try:
             answer = self.client.head_object(**self._place(key))
         except ClientError as error:
-            if said(error)[1] == 404:
+            status = said(error)[1]
+            if status == 404:
                 return None
+            if status in (400, 403):  # an answer to HEAD has no body: whether it is final only another request tells
+                try:
+                    self._ask(key, None, 0)["Body"].close()
+                except NotFoundError:
+                    return None
             raise unavailable(error) from error
         except BotoCoreError as error:
             raise unavailable(error) from error
@@ -251,12 +266,11 @@ class Bucket:
     def _read(self, key: str, take: Callable[[bytes], object]) -> tuple[Head, str]:
         head: Head | None = None
         digest, done = hashlib.sha256(), 0
-        for number, pause in enumerate(_pauses()):
-            rest = {"Range": f"bytes={done}-", "IfMatch": head.etag} if head is not None and done else {}
+        pauses, reached = _pauses(TRIES - 1), 0
+        while True:
+            answer = self._ask(key, head, done)
+            head = head if head is not None and done else _head(key, answer)
             try:
-                answer = self.client.get_object(**self._place(key), **rest)
-                if head is None or not done:
-                    head = _head(key, answer)
                 with contextlib.closing(answer["Body"]) as body:
                     while piece := body.read(PIECE):
                         digest.update(piece)
@@ -264,17 +278,29 @@ class Bucket:
                         take(piece)
                 if done >= head.size:
                     return head, digest.hexdigest()
-            except ClientError as error:
-                code, status = said(error)
-                if code in MISSING or (rest and status == 412):
-                    raise NotFoundError(f"The store has no {key}.") from None
-                raise unavailable(error) from error
+                broken: Exception = ConnectionError()
             except BotoCoreError as error:
-                if number == TRIES - 1:
-                    raise unavailable(error) from error
-                log.info("reading of an object broke off", key=key, at=done, error=type(error).__name__)
+                broken = error
+            if done - reached >= PIECE:  # a line that breaks and brings something each time is no line to give up
+                pauses, reached = _pauses(TRIES - 1), done
+            pause = next(pauses, None)
+            if pause is None:
+                raise unavailable(broken) from broken
+            log.info("reading of an object broke off", key=key, at=done, error=type(broken).__name__)
             time.sleep(pause)
-        raise unavailable(ConnectionError())
+
+    def _ask(self, key: str, head: Head | None, done: int) -> Any:
+        """For an object, or for the rest of the very one whose beginning has come."""
+        rest = {"Range": f"bytes={done}-", "IfMatch": head.etag} if head is not None and done else {}
+        try:
+            return self.client.get_object(**self._place(key), **rest)
+        except ClientError as error:
+            code, status = said(error)
+            if code in MISSING or (rest and status == 412):
+                raise NotFoundError(f"The store has no {key}.") from None
+            raise unavailable(error) from error
+        except BotoCoreError as error:
+            raise unavailable(error) from error
 
     # -- listing
 
@@ -309,7 +335,7 @@ class Bucket:
                     self.client.delete_object(**self._place(some[0]))
                     continue
                 objects = [{"Key": self._prefix + key} for key in some]
-                answer = self.client.delete_objects(Bucket=self.name, Delete={"Objects": objects, "Quiet": True})
+                answer = self.patient.delete_objects(Bucket=self.name, Delete={"Objects": objects, "Quiet": True})
             failed = [error for error in answer.get("Errors", ()) if error.get("Code") not in MISSING]
             if failed:
                 code = str(failed[0].get("Code", ""))
@@ -343,6 +369,6 @@ def _head(key: str, answer: Mapping[str, Any]) -> Head:
     )
 
 
-def _pauses() -> Iterator[float]:
+def _pauses(count: int) -> Iterator[float]:
     """Seconds before each further try, growing, and not the same for everybody."""
-    return (0.1 * 2**number * random.uniform(0.5, 1.0) for number in range(TRIES))  # noqa: S311 - no secret
+    return (0.1 * 2**number * random.uniform(0.5, 1.0) for number in range(count))  # noqa: S311 - no secret
