@@ -81,6 +81,18 @@ class Stack:
         own = WorkerSettings(data_dir=self.data, redis_url=self.redis.url, min_free_bytes=0, node="test")
         self.services: Services = open_services(own)
 
+    def listed(self, path: str) -> set[str]:
+        """Ids of everything that the API lists there, page by page: long runs leave more than one."""
+        found, cursor = set[str](), None
+        while True:
+            asked = {"limit": 20} | ({"cursor": cursor} if cursor else {})
+            answer = self.client.get(path, params=asked)
+            assert answer.status_code == 200, answer.text
+            page: dict[str, Any] = answer.json()
+            found |= {item["id"] for item in page["items"]}
+            if not (cursor := page["next_cursor"]):
+                return found
+
     # -- parts
 
     def gates(self, name: str = "here") -> Gates:

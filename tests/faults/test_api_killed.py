@@ -73,8 +73,7 @@ def test_no_half_data_set_is_ever_visible(stack: Stack, tried: Callable[..., Non
     assert isinstance(upload.error, httpx.TransportError)  # an error, no half answer
     seconds = eventually("the API to be back", lambda: stack.start_api(ready=False))
 
-    listed = {item["id"] for item in stack.client.get("/datasets", params={"limit": 100}).json()["items"]}
-    new = listed - before
+    new = stack.listed("/datasets") - before
     assert len(new) == (1 if moment == "after dataset.json" else 0)
     for dataset_id in new:  # it was whole when it was seen
         with stack.services.datasets.open(dataset_id) as dataset:

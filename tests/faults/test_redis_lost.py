@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -14,13 +13,7 @@ pytestmark = pytest.mark.timeout(900)
 
 
 def everything(stack: Stack) -> dict[str, set[str]]:
-    def ids(path: str) -> set[str]:
-        answer = stack.client.get(path, params={"limit": 100})
-        assert answer.status_code == 200, answer.text
-        found: dict[str, Any] = answer.json()
-        return {item["id"] for item in found["items"]}
-
-    return {path: ids(path) for path in ("/jobs", "/models", "/datasets")}
+    return {path: stack.listed(path) for path in ("/jobs", "/models", "/datasets")}
 
 
 @pytest.mark.parametrize("again", range(times(1, 10)))
@@ -39,7 +32,7 @@ def test_redis_dies_in_mid_job_and_comes_back_empty(stack: Stack, tried: Callabl
     stack.redis.client()
     known = {running, *waiting, meanwhile}
     every = known | before["/jobs"]  # those that ended long ago are read back, too, and may come later
-    seconds = eventually("Redis to know every job", lambda: every <= everything(stack)["/jobs"] and back(stack, known))
+    seconds = eventually("Redis to know every job", lambda: every <= stack.listed("/jobs") and back(stack, known))
     after = everything(stack)
     assert {path: before[path] - after[path] for path in before} == {path: set() for path in before}
     gates.open("tuning")
