@@ -1,4 +1,4 @@
-"""How slowly a body may arrive: a sender has some patience to use up, and what it sends gives some back."""
+"""How slowly a body may arrive, or an answer be taken: there is some patience to use up, and bytes give some back."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ class Pace:
 
 
 class Patience:
-    """What one sender has left. Only waiting for it counts, not what is done with its bytes."""
+    """What one sender, or reader, has left. Only waiting for it counts, not what is done with its bytes."""
 
     def __init__(self, pace: Pace) -> None:
         self._pace = pace
         self.left_s = pace.idle_s
 
-    def arrived(self, nbytes: int, waited_s: float) -> None:
-        """Count some bytes, and the seconds they were waited for."""
+    def arrived(self, nbytes: int, waited_s: float) -> bool:
+        """Count some bytes, and the seconds they were waited for; whether the patience and the bytes outlast these."""
         pace = self._pace
-        back = nbytes / pace.bytes_per_s if pace.bytes_per_s else pace.idle_s
-        self.left_s = min(pace.idle_s, max(0.0, self.left_s - waited_s) + back)
+        back = nbytes / pace.bytes_per_s if pace.bytes_per_s else pace.idle_s * (nbytes > 0)
+        left_s = self.left_s - waited_s
+        self.left_s = min(pace.idle_s, max(0.0, left_s) + back)
+        return left_s + back > 0
 
     def over(self) -> str:
         """What to tell a sender that has none left."""

@@ -12,7 +12,8 @@ from app.collector import leave_what_is_here
 from app.listener import BACKLOG
 from app.main import create_app
 from app.settings import AppSettings
-from app.wire import LOOK_EVERY_S, HeadWatch, Wire
+from app.watches import LOOK_EVERY_S, HeadWatch, ReaderWatch
+from app.wire import Wire
 from worker.broker import check_lets_in
 from worker.logs import setup_logging
 from worker.redis_url import RedisAddress
@@ -57,9 +58,16 @@ def serve(settings: AppSettings, listener: socket.socket) -> int:
 
 
 def watched(config: uvicorn.Config, settings: AppSettings) -> uvicorn.Server:
-    """The server, which also ends connections that never send the head of a request."""
+    """The server, which also ends connections that never send the head of a request, or never take an answer."""
     server = uvicorn.Server(config)
-    config.callback_notify = HeadWatch(server.server_state.connections, settings.upload_idle_s).look
+    connections = server.server_state.connections
+    watches = (HeadWatch(connections, settings.upload_idle_s), ReaderWatch(connections, settings.upload_pace))
+
+    async def look() -> None:
+        for watch in watches:
+            await watch.look()
+
+    config.callback_notify = look
     config.timeout_notify = LOOK_EVERY_S
     return server
 

@@ -71,12 +71,13 @@ class AppSettings(WorkerSettings):
         default=30.0,
         gt=0,
         description="An upload that sends nothing for this long is ended, and a connection on which no whole head of a "
-        "request has arrived by then.",
+        "request has arrived by then, or whose other side takes nothing of its answer.",
     )
     upload_min_bytes_per_s: int = Field(
         default=16 * 1024,
         ge=0,
-        description="An upload that falls NPT_UPLOAD_IDLE_S behind so many bytes a second is ended; 0: no limit.",
+        description="An upload, or an answer that is being taken, that falls NPT_UPLOAD_IDLE_S behind so many bytes a "
+        "second is ended; 0: no limit.",
     )
 
     # Predictions

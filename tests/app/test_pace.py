@@ -15,10 +15,18 @@ def test_a_byte_now_and_then_uses_up_the_patience() -> None:
     patience = Patience(Pace(30, 1000))
     waited = 0
     while patience.left_s > 1:
-        patience.arrived(1, 1)
+        assert patience.arrived(1, 1)
         waited += 1
     assert waited == 30
+    assert not patience.arrived(1, 2)
     assert "1,000 bytes a second" in patience.over()
+
+
+@pytest.mark.parametrize("bytes_per_s", [0, 1000])
+def test_seconds_without_a_byte_are_only_used_up(bytes_per_s: int) -> None:
+    patience = Patience(Pace(30, bytes_per_s))
+    assert patience.arrived(0, 29)
+    assert not patience.arrived(0, 1)
 
 
 def test_a_pause_is_made_up_for_and_no_more_than_that() -> None:

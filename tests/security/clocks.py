@@ -70,16 +70,16 @@ SENDERS = (
 MINUTE = Slow("a JSON body that comes a byte at a time", "60 s for all of it", _small, b" ")
 """A minute, which not every run of the tests waits for."""
 
-MANY, AGAIN, UNUSED = (
-    "300 connections that send nothing, the last of them",
-    "the head of a second request",
-    "no request more",
-)
+MANY = "300 connections that send nothing, the last of them"
+AGAIN = "the head of a second request"
+UNUSED = "no request more"
+UNREAD = "an answer that is not read"
 
 CLOCKS: Mapping[str, str] = {
     **{slow.what: slow.clock for slow in (*SENDERS, MINUTE)},
     MANY: HEAD,
     AGAIN: HEAD,
+    UNREAD: f"{BEHIND}, looked at every second",
     UNUSED: "5 s after the last answer",
 }
 """What is slow, and what ends it."""

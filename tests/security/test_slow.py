@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
+import sys
 import time
+from urllib.parse import urlsplit
 
 import pytest
 
 from tests.security.by_hand import hear, hear_until, line, refused
-from tests.security.clocks import AGAIN, CLOCKS, EVERY_S, GET, MANY, MINUTE, SENDERS, UNUSED, Slow
+from tests.security.clocks import AGAIN, CLOCKS, EVERY_S, GET, MANY, MINUTE, SENDERS, UNREAD, UNUSED, Slow
 from tests.security.conftest import ANSWER_S, Target
 from tests.security.record import LONG, Ended
 from tests.support.service import wait_for
@@ -64,6 +67,21 @@ def test_a_connection_that_asks_nothing_more_is_hung_up_on(target: Target) -> No
         began = time.monotonic()
         assert opened.recv(1) == b""
         ended(UNUSED, began)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what was taken")
+def test_an_answer_that_nobody_reads_is_not_kept(target: Target) -> None:
+    """Asked for without a key, again and again: more than the system takes off the server's hands."""
+    parts = urlsplit(target.service.url)
+    with socket.socket() as opened:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        opened.connect((parts.hostname or "", parts.port or 0))
+        opened.sendall(b"GET /web/samples/digits.zip HTTP/1.1\r\nHost: localhost\r\n\r\n" * 30)
+        began = time.monotonic()
+        hung_up = select.poll()
+        hung_up.register(opened, select.POLLHUP | select.POLLERR)
+        assert hung_up.poll(ANSWER_S * 1000), "nobody has hung up"
+        ended(UNREAD, began)
 
 
 def test_many_silent_connections_keep_nobody_out(target: Target) -> None:

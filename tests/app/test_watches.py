@@ -1,22 +1,27 @@
-"""The watch over connections that never ask for anything, on a real uvicorn."""
+"""The watches over connections that never ask for anything, or never take their answer, on a real uvicorn."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
 import socket
+import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
 import uvicorn
 from structlog.testing import capture_logs
 
+from app.pace import Pace
 from app.settings import AppSettings
-from app.wire import HeadWatch, Wire
+from app.watches import HeadWatch, ReaderWatch, Watch
+from app.wire import Wire
 from tests.support.api import coloured_zip, running_api
 from tests.support.service import wait_for
 
@@ -46,9 +51,25 @@ async def _answer(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"ok"})
 
 
+LARGE_BYTES = 16 * 1024**2
+"""More than a system keeps of a connection for a reader that takes nothing."""
+
+
+async def _large(scope: Any, receive: Any, send: Any) -> None:
+    """In pieces, or at once where the path is /whole."""
+    pieces = 1 if scope["path"] == "/whole" else 16
+    length = (b"content-length", b"%d" % LARGE_BYTES)
+    await send({"type": "http.response.start", "status": 200, "headers": [length]})
+    for number in range(pieces):
+        body = bytes(LARGE_BYTES // pieces)
+        await send({"type": "http.response.body", "body": body, "more_body": number < pieces - 1})
+
+
 @contextlib.contextmanager
-def watched(patience_s: float, more: tuple[object, ...] = ()) -> Iterator[Watched]:
-    """A server that also looks at `more`, which are no connections."""
+def watched(
+    make: Callable[[Collection[Any]], Watch[Any]], answer: Any = _answer, more: tuple[object, ...] = ()
+) -> Iterator[Watched]:
+    """A server whose watch also looks at `more`, which are no connections."""
 
     class All(Collection[Any]):
         def __iter__(self) -> Iterator[Any]:
@@ -60,9 +81,9 @@ def watched(patience_s: float, more: tuple[object, ...] = ()) -> Iterator[Watche
         def __contains__(self, one: object) -> bool:
             return one in list(iter(self))
 
-    config = uvicorn.Config(_answer, host="127.0.0.1", port=0, log_config=None, http=Wire, lifespan="off", ws="none")
+    config = uvicorn.Config(answer, host="127.0.0.1", port=0, log_config=None, http=Wire, lifespan="off", ws="none")
     server = uvicorn.Server(config)
-    told, watch = Watched(server), HeadWatch(All(), patience_s)
+    told, watch = Watched(server), make(All())
 
     async def look() -> None:
         await watch.look()
@@ -81,7 +102,7 @@ def watched(patience_s: float, more: tuple[object, ...] = ()) -> Iterator[Watche
 
 
 def test_a_connection_that_is_gone_is_held_by_nothing() -> None:
-    with watched(patience_s=3600) as told:
+    with watched(lambda all: HeadWatch(all, 3600)) as told:
         with told.connect() as opened:
             opened.sendall(GET)
             received = b""
@@ -101,7 +122,7 @@ def _has_begun(connection: Any) -> bool:
 
 
 def test_one_that_cannot_be_watched_ends_neither_the_server_nor_the_watch() -> None:
-    with capture_logs() as logs, watched(0, more=(object(), object())) as told:
+    with capture_logs() as logs, watched(lambda all: HeadWatch(all, 0), more=(object(), object())) as told:
         told.wait_for_looks(3)
         with told.connect() as opened:  # silent
             assert opened.recv(12) == b"HTTP/1.1 408"
@@ -136,3 +157,67 @@ def _until(opened: socket.socket, word: bytes) -> bytes:
         assert piece, f"hung up on before {word!r} came, after {received!r}"
         received += piece
     return received
+
+
+needs_tcp_info = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what was taken")
+
+
+@contextlib.contextmanager
+def asking(told: Watched, path: str) -> Iterator[socket.socket]:
+    """A connection that has asked for a large answer and has room for little of it."""
+    with socket.socket() as opened:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+        opened.settimeout(60)
+        opened.connect(told.server.servers[0].sockets[0].getsockname())
+        opened.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        yield opened
+
+
+def read_all(opened: socket.socket, *, at_once: int = 1024**2, pause_s: float = 0, for_s: float = 0) -> int:
+    """Read so slowly for so long, then as fast as it goes; how many bytes came."""
+    total, until = 0, time.monotonic() + for_s
+    while piece := opened.recv(at_once):
+        total += len(piece)
+        if time.monotonic() < until:
+            threading.Event().wait(pause_s)
+        else:
+            at_once = 1024**2
+    return total
+
+
+@needs_tcp_info
+@pytest.mark.parametrize("path", ["/pieces", "/whole"])
+@pytest.mark.parametrize("bytes_per_s", [0, 1000])
+def test_who_takes_nothing_of_an_answer_is_hung_up_on(path: str, bytes_per_s: int) -> None:
+    with watched(lambda all: ReaderWatch(all, Pace(0.5, bytes_per_s)), _large) as told, asking(told, path) as opened:
+        wait_for("the connection", told.connections)
+        wait_for("it to be ended", lambda: not told.connections())
+        with pytest.raises(ConnectionResetError):  # nothing of it is kept by the system either
+            read_all(opened)
+
+
+@needs_tcp_info
+def test_who_takes_too_little_of_an_answer_is_hung_up_on_too() -> None:
+    with (
+        watched(lambda all: ReaderWatch(all, Pace(0.5, 1024**3)), _large) as told,
+        asking(told, "/whole") as opened,
+        pytest.raises(ConnectionResetError),
+    ):
+        read_all(opened, at_once=4096, pause_s=0.05, for_s=60)
+
+
+@needs_tcp_info
+@pytest.mark.parametrize("path", ["/pieces", "/whole"])
+@pytest.mark.parametrize("bytes_per_s", [0, 1000])
+def test_who_takes_an_answer_slowly_gets_all_of_it(path: str, bytes_per_s: int) -> None:
+    """For three times as long as silence is allowed."""
+    with watched(lambda all: ReaderWatch(all, Pace(2, bytes_per_s)), _large) as told, asking(told, path) as opened:
+        assert read_all(opened, at_once=65536, pause_s=0.05, for_s=6) > LARGE_BYTES
+
+
+def test_where_the_system_does_not_tell_nobody_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.watches.sys.platform", "plan9")
+    with watched(lambda all: ReaderWatch(all, Pace(0, 0)), _large) as told, asking(told, "/whole") as opened:
+        wait_for("the connection", told.connections)
+        told.wait_for_looks(3)
+        assert read_all(opened) > LARGE_BYTES
