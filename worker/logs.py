@@ -13,7 +13,10 @@ from structlog.types import Processor
 
 from worker.settings import WorkerSettings
 
-QUIET = ("celery", "kombu", "amqp", "billiard", "urllib3", "httpx", "httpcore", "PIL", "asyncio", "open_clip", "timm")
+QUIET = (
+    *("celery", "kombu", "amqp", "billiard", "urllib3", "httpx", "httpcore", "PIL", "asyncio", "open_clip", "timm"),
+    "botocore",  # for debugging it writes down what it signs: the key's id, the token of a session, the signature
+)
 
 REPORTED = ("celery.worker.request", "multiprocessing")
 """They tell of a dead child with a stack trace each; the warden says it with the job's id."""

@@ -9,6 +9,7 @@ import pytest
 
 from tests.security.conftest import KEY, SECRETS, Target
 from tests.security.corpus.case import PREDICT
+from tests.security.leaks import files_below, leaks
 from tests.support.api import coloured_zip
 from tests.support.service import wait_for
 
@@ -53,13 +54,8 @@ def test_a_whole_life_of_the_service_tells_no_secret(target: Target) -> None:
     log = target.service.log.read_text(errors="replace")
     assert '"event": "request"' in log, "the log that is read here is the service's"
     assert '"level": "debug"' in log
-    for hidden in (*SECRETS, secret, WRONG):
-        assert hidden not in log, "a secret is in the log"
-        assert not any(hidden in text for text in answers), "a secret is in an answer"
-    for path in target.service.data.rglob("*"):
-        if path.is_file():
-            content = path.read_bytes()
-            assert not any(hidden.encode() in content for hidden in (*SECRETS, secret, WRONG)), path
+    told = {"the log": log, **{f"answer {number}": text for number, text in enumerate(answers)}}
+    assert leaks((*SECRETS, secret, WRONG), told | files_below(target.service.data)) == []
 
 
 def _gone(client: httpx.Client, kind: str, name: str) -> bool:
@@ -72,11 +68,10 @@ def test_command_lines_of_its_processes_hold_none(target: Target) -> None:
     """They can be read by every user of the machine, unlike environments."""
     commands = target.service.processes()
     assert len(commands) >= 3
-    assert not any(secret in command for secret in SECRETS for command in commands.values())
+    assert leaks(SECRETS, {str(pid): command for pid, command in commands.items()}) == []
 
 
 @pytest.mark.parametrize("path", ["/readyz", "/metrics", "/livez", "/problems", "/docs", "/"])
 def test_what_needs_no_key_tells_nothing_private(target: Target, path: str) -> None:
     text = httpx.get(f"{target.service.url}{path}").text
-    for private in (*SECRETS, str(target.service.data), str(target.redis.socket)):
-        assert private not in text
+    assert leaks((*SECRETS, str(target.service.data), str(target.redis.socket)), {path: text}) == []
