@@ -2,10 +2,15 @@
 
     python tools/audit_lock.py [--strict]
 
-Every requirement of both locks must be one exact version with SHA-256 hashes, from an index (no address, no branch);
-every direct dependency of pyproject.toml must be locked within its own bounds; every package of this environment must
-be the locked version. Packages that no lock names are listed, and with `--strict` they are an error too: what nobody
-locked, nobody audited. Whether a locked version has a known fault takes a network: `make audit`.
+Every requirement of both locks must be one exact version with SHA-256 hashes, from an index (no address, no branch, no
+option of the installer); every direct dependency of pyproject.toml must be locked within its own bounds; every locked
+package must be one that pyproject.toml asks for, or that such a one asks for in turn, by what the installed packages
+say of themselves: a lock cannot bring in what nobody uses. Every package of this environment must be the locked
+version. Packages that no lock names are listed, and with `--strict` they are an error too: what nobody locked, nobody
+audited.
+
+What it cannot know without a network: whether a locked version has a known fault, or was withdrawn (`make audit` asks).
+That the installed files are those of the hashes is what pip sees to when it installs; they are not read again here.
 """
 
 from __future__ import annotations
@@ -13,8 +18,9 @@ from __future__ import annotations
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
-from importlib.metadata import distributions
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, distributions, requires
 from pathlib import Path
 
 from packaging.markers import Marker
@@ -43,29 +49,70 @@ def faults_of_lock(text: str) -> Iterator[str]:
         elif "--hash=" in _HASH.sub("", entry):
             yield f"{first.split()[0]} has a hash that is no SHA-256"
     for line in text.splitlines():
-        if re.match(r"\s*(-|--)(e|i|f|r|index|extra-index|find-links|trusted|editable)", line) or "://" in line:
-            yield f"{line.strip()[:100]!r} leads away from the index"
+        words = line.partition("#")[0].strip()
+        if "://" in words or (words.startswith("-") and not words.startswith("--hash=")):
+            yield f"{words[:100]!r} leads away from the index, or changes how things are installed"
+    for name, count in Counter(name for name, _ in _entries_for_here(text)).items():
+        if count > 1:
+            yield f"{name} is there {count} times for this system"
 
 
-def pins_of(text: str) -> dict[str, str]:
-    """Name -> version of every entry of a lock file that is meant for this Python and this system."""
-    pins = {}
+def _entries_for_here(text: str) -> Iterator[tuple[str, str]]:
+    """Name and version of every entry that is meant for this Python and this system."""
     for entry in _ENTRY.findall(text):
         match = _PIN.match(entry)
         condition = _CONDITION.search(entry.splitlines()[0])
         if match and (condition is None or Marker(condition[1]).evaluate()):
-            pins[canonicalize_name(match[1])] = match[3]
-    return pins
+            yield canonicalize_name(match[1]), match[3]
 
 
-def faults_of_project(project: dict[str, object], pins: dict[str, str]) -> Iterator[str]:
-    """Direct dependencies that the lock lacks, or has outside their bounds."""
+def pins_of(text: str) -> dict[str, str]:
+    """Name -> version of every entry of a lock file that is meant for this Python and this system."""
+    return dict(_entries_for_here(text))
+
+
+def wanted_by(project: dict[str, object]) -> Iterator[Requirement]:
+    """Direct dependencies, extras included, that this Python and this system need."""
     extras = project.get("optional-dependencies", {})
     groups = [project.get("dependencies", []), *(extras.values() if isinstance(extras, dict) else ())]
     for line in (line for group in groups if isinstance(group, list) for line in group):
         wanted = Requirement(str(line))
-        if wanted.marker is not None and not wanted.marker.evaluate():
+        if wanted.marker is None or wanted.marker.evaluate():
+            yield wanted
+
+
+def needed(wanted: Iterable[Requirement], needs: Callable[[str], Iterable[str]]) -> set[str]:
+    """Names of all packages that some requirements come to, directly or through others.
+
+    Args:
+        wanted: The requirements.
+        needs: Of a package, by its name: what it asks for itself, as in its metadata.
+    """
+    waiting, seen = list(wanted), set[tuple[str, frozenset[str]]]()
+    while waiting:
+        one = waiting.pop()
+        name = canonicalize_name(one.name)
+        if (name, frozenset(one.extras)) in seen:
             continue
+        seen.add((name, frozenset(one.extras)))
+        for further in map(Requirement, needs(name)):
+            marker = further.marker
+            if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *one.extras)):
+                waiting.append(further)
+    return {name for name, _ in seen}
+
+
+def needs_here(name: str) -> list[str]:
+    """What an installed package asks for; nothing where it is not installed."""
+    try:
+        return requires(name) or []
+    except PackageNotFoundError:
+        return []
+
+
+def faults_of_project(project: dict[str, object], pins: dict[str, str]) -> Iterator[str]:
+    """Direct dependencies that the lock lacks, or has outside their bounds."""
+    for wanted in wanted_by(project):
         found = pins.get(canonicalize_name(wanted.name))
         if found is None:
             yield f"{wanted.name} is in pyproject.toml and in no lock: make lock"
@@ -103,6 +150,14 @@ def main() -> int:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     faults += faults_of_project(project, pins)
     installed = installed_here()
+    used = needed(wanted_by(project), needs_here)
+    if absent := used - installed.keys() - OWN:
+        faults.append(
+            f"not installed, so that what is below them is not known: {', '.join(sorted(absent))}: make install"
+        )
+    else:
+        unused = sorted(pins.keys() - used)
+        faults += [f"{name} is locked, and nothing that pyproject.toml asks for needs it" for name in unused]
     other, strange = differences(installed, pins)
     strict = "--strict" in sys.argv[1:]
     for line in (*faults, *other, *(strange if strict else ())):
