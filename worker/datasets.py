@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -177,7 +178,7 @@ class DatasetRepository:
             try:
                 keys = archives()
                 size = sum(map(self._store.size, keys))
-                record = record.model_copy(update={"archives": keys, "size": size})
+                record = record.model_copy(update={"archives": keys, "size": size, "files": _digests(files)})
                 self._references.note(record.id, needs_of_dataset(record))
                 for name, data in files.items():
                     self._store.put(f"{folder}/{name}", data)
@@ -258,10 +259,19 @@ class DatasetRepository:
         if record.parent is None:
             raise NotFoundError(f"The data set {dataset_id} was uploaded whole; no edit made it.")
         try:
-            change: dict[str, Any] = json.loads(self._store.get(f"datasets/{dataset_id}/{CHANGE}"))
+            change: dict[str, Any] = json.loads(self._beside(record, CHANGE))
         except ValueError as error:
-            raise CorruptRecordError(f"The change that made the data set {dataset_id} cannot be read.") from error
+            raise CorruptRecordError(
+                f"The change that made the data set {dataset_id} cannot be read: {error}."
+            ) from error
         return {"parent": record.parent, **change}
+
+    def _beside(self, record: DatasetRecord, name: str) -> bytes:
+        """A file beside the record. Raises ValueError where it is not what was written."""
+        data = self._store.get(f"datasets/{record.id}/{name}")
+        if record.files.get(name) not in (None, hashlib.sha256(data).hexdigest()):
+            raise ValueError("its SHA-256 differs")
+        return data
 
     def list(self, *, limit: int = 50, cursor: str | None = None) -> Page[DatasetRecord]:
         """Newest first. `cursor` is the id of the last data set of the page before."""
@@ -313,7 +323,7 @@ class DatasetRepository:
         from npt_core.errors import DatasetError
 
         try:
-            manifest = json.loads(self._store.get(f"datasets/{record.id}/{MANIFEST}"))
+            manifest = json.loads(self._beside(record, MANIFEST))
             return Dataset.from_manifest(manifest, *map(self._store.fetch, record.archives))
         except (ValueError, DatasetError) as error:
             raise CorruptRecordError(
@@ -373,6 +383,10 @@ class DatasetRepository:
     def _remove(self, dataset_id: str) -> None:
         self._store.delete(f"datasets/{dataset_id}")
         self._references.gone(dataset_id)
+
+
+def _digests(files: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
 
 
 def _described(dataset: Dataset, filename: str | None) -> DatasetRecord:

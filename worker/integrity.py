@@ -4,11 +4,13 @@ What is compared with what:
 
     models     each file with the size and SHA-256 in `model.json`
     archives   each zip with the SHA-256 that is its name; of a damaged one, which pictures of which data set are hurt
-    datasets   the record, the manifest (its id is the hash of its samples), the zips it reads from
-    jobs       request, attempts and end as records; a checkpoint with its SHA-256
+    datasets   the record, what lies beside it with the SHA-256 in it, the zips it reads from
+    jobs       request, attempts and end; a checkpoint with its SHA-256, results with the one in the end
     aliases    the record, and that its model is there
-    keys       as records
+    keys       the records
     feedback   SQLite's own check, and each picture with its SHA-256
+
+A record carries its own SHA-256 (`worker.records.Record`).
 
 Caches (features, exports) are not looked at: they are made again. May run beside a service: what vanishes while it is
 looked at was deleted, and is no damage.
@@ -32,12 +34,14 @@ from worker.feedback import ITEMS, SETTINGS, FeedbackSettings
 from worker.ids import DATASET_ID_PATTERN, ID_PATTERN
 from worker.jobfiles import JobFiles, read_record
 from worker.models import RECORD as MODEL_RECORD
-from worker.records import AliasRecord, AuditRecord, DatasetRecord, JobStatus, ModelRecord, Record, utcnow
+from worker.predictions import FILES
+from worker.records import AliasRecord, AuditRecord, DatasetRecord, JobEnd, JobStatus, ModelRecord, Record, utcnow
 from worker.store.base import Store
 
 SETTLING_S = 60.0
 """A folder without its record may be in the making for so long."""
 MAX_NAMED = 5
+TURNED = "is not what was written: its SHA-256 differs"
 
 Looker = Callable[[str], Iterator["Damage"]]
 
@@ -139,7 +143,7 @@ class Integrity:
             found = self._store.size(key)
             if found != size and self._store.exists(key):
                 return f"has {found:,} bytes, and was written with {size:,}"
-            return None if self._store.digest(key) == sha256 else "is not what was written: its SHA-256 differs"
+            return None if self._store.digest(key) == sha256 else TURNED
         except NotFoundError:
             return "is missing"
         except OSError as error:
@@ -175,8 +179,14 @@ class Integrity:
             "dataset", name, f"datasets/{name}/audit.json", AuditRecord, "have it audited again", optional=True
         )
         yield from damage
+        cures = {"change.json": "what the edit did is not known any more"}
         if record.parent is not None and (what := self._json_fault(f"datasets/{name}/change.json")):
-            yield Damage("dataset", name, "change.json", f"{what}; what the edit did is not known any more")
+            yield Damage("dataset", name, "change.json", f"{what}; {cures['change.json']}")
+        turned = [file for file in record.files if self._turned(f"datasets/{name}/{file}", record.files[file])]
+        for file in turned:
+            yield Damage("dataset", name, file, f"{TURNED}; {cures.get(file, cure)}")
+        if "manifest.json" in turned:
+            return
         try:
             manifest = json.loads(self._store.get(f"datasets/{name}/manifest.json"))
             # A zip that is missing or damaged has been said to be; the manifest can be judged without it.
@@ -189,6 +199,10 @@ class Integrity:
                 yield Damage("dataset", name, "manifest.json", f"is that of the data set {dataset.id}; {cure}")
             if self._bad_archives & set(record.archives) and not missing:
                 yield from self._hurt(name, dataset, cure)
+
+    def _turned(self, key: str, sha256: str) -> bool:
+        """Whether a file is there and is JSON, but not that which was written: what is neither is told otherwise."""
+        return self._store.exists(key) and self._json_fault(key) is None and self._store.digest(key) != sha256
 
     def _fetched(self, key: str) -> Path:
         try:
@@ -212,7 +226,7 @@ class Integrity:
             )
 
     def _job(self, name: str) -> Iterator[Damage]:
-        from worker.records import Attempt, AttemptEnd, JobEnd, JobSpec
+        from worker.records import Attempt, AttemptEnd, JobSpec
 
         cure = "restore it from a backup, or have the job removed"
         spec, damage = self._read("job", name, f"jobs/{name}/job.json", JobSpec, cure)
@@ -231,9 +245,15 @@ class Integrity:
             if hashlib.sha256(data[32:]).digest() != data[:32]:
                 yield Damage("job", name, f"checkpoint/{file}", "is damaged; an older one is used, or the start")
         if end is not None and end.status is JobStatus.SUCCEEDED and end.model_id is None:
-            for file, size in self._store.walk(f"jobs/{name}/results"):
-                if not size:
-                    yield Damage("job", name, file.removeprefix(f"jobs/{name}/"), "is empty; start the job again")
+            yield from self._results(name, end)
+
+    def _results(self, name: str, end: JobEnd) -> Iterator[Damage]:
+        """Files for the user, which a job's end describes; they may be gone, as its retention wants."""
+        told = {FILES.get(what, what): mark for what, mark in dict((end.result or {}).get("files") or {}).items()}
+        for key, _ in self._store.walk(f"jobs/{name}/results"):
+            mark = told.get(key.rpartition("/")[2])
+            if mark and (what := self._file_fault(key, int(mark["bytes"]), str(mark["sha256"]))):
+                yield Damage("job", name, key.removeprefix(f"jobs/{name}/"), f"{what}; start the job again")
 
     def _alias(self, name: str) -> Iterator[Damage]:
         record, damage = self._read("alias", name, f"aliases/{name}", AliasRecord, "set the alias again")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import structlog
-from pydantic import ValidationError
 
 from worker.errors import CorruptRecordError, NotFoundError
 from worker.ids import ID_PATTERN, check_id
@@ -35,10 +34,10 @@ def read_record(store: Store, key: str, kind: type[R]) -> R:
     """
     data = store.get(key)
     try:
-        return kind.model_validate_json(data)
-    except ValidationError as error:
+        return kind.from_json(data)
+    except ValueError as error:
         raise CorruptRecordError(
-            f"The stored record {key} cannot be read; restore it from a backup or remove it."
+            f"The stored record {key} is not what was written; restore it from a backup or remove it."
         ) from error
 
 

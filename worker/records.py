@@ -16,10 +16,12 @@ A job is a folder, and the folder is the truth:
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -27,6 +29,7 @@ from npt_core.errors import NPTError
 from npt_core.serving.terms import Terms
 
 T = TypeVar("T")
+_CHECKSUM = re.compile(rb',?"checksum":"([0-9a-f]{64})"\}')
 
 
 class Record(BaseModel):
@@ -35,7 +38,25 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="null")
 
     def to_json(self) -> bytes:
-        return self.model_dump_json(exclude_none=True).encode()
+        """As it is stored: its last key is the SHA-256 of the record without it, which `from_json` compares.
+
+        A byte that turns in a stored record often leaves JSON, with another name or number in it.
+        """
+        plain = self.model_dump_json(exclude_none=True).encode()
+        comma = b"," if len(plain) > 2 else b""
+        return b'%b%b"checksum":"%b"}' % (plain[:-1], comma, hashlib.sha256(plain).hexdigest().encode())
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Self:
+        """Read what `to_json` gave. A record without a checksum, an earlier version's, is taken as it is.
+
+        Raises:
+            ValueError: it is not what was written.
+        """
+        found = _CHECKSUM.fullmatch(data, max(0, len(data) - len(b',"checksum":""}') - 64))
+        if found and hashlib.sha256(data[: found.start()] + b"}").hexdigest().encode() != found[1]:
+            raise ValueError("its checksum differs")
+        return cls.model_validate_json(data)
 
 
 class JobStatus(StrEnum):
@@ -232,6 +253,7 @@ class DatasetRecord(Record):
     skipped: dict[str, int] = Field(default_factory=dict)
     faults: tuple[ProblemItem, ...] = ()
     archives: tuple[str, ...] = ()  # keys of the zips, as the manifest numbers them
+    files: dict[str, str] = Field(default_factory=dict)  # beside the record -> SHA-256; earlier ones have none
     parent: str | None = None  # the data set this one was made from, which may be gone
     change: dict[str, int] | None = None  # how many pictures were added, removed, relabelled
     audit: AuditRecord = AuditRecord()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -99,6 +100,37 @@ def test_a_damaged_zip_is_named_with_its_data_set(
     other = stack.ended(stack.tune(seed=500_000, name="on other pictures"))
     assert other["status"] == "succeeded"
     tried(11, f"zip of a data set {how.__name__}", "zip and data set named by id; others unaffected")
+
+
+def another_digit(path: Path) -> None:
+    """The file is JSON of the same form afterwards, so that only its checksum can tell."""
+    data = path.read_bytes()
+    at = next(match.start() for match in re.finditer(rb"[0-8]", data))
+    path.write_bytes(data[:at] + bytes([data[at] + 1]) + data[at + 1 :])
+    json.loads(path.read_bytes())
+
+
+@pytest.mark.parametrize("how", [cut, another_digit])
+@pytest.mark.parametrize("key", ["jobs/{job}/job.json", "jobs/{job}/end.json", "datasets/{dataset}/dataset.json"])
+def test_a_damaged_record_is_named_and_the_others_are_there(
+    stack: Stack, harm: Callable[..., None], tried: Callable[..., None], key: str, how: Callable[[Path], None]
+) -> None:
+    stack.reference()
+    job = stack.ended(stack.tune(seed=900_000, name="record to be damaged"))
+    kind, _, file = key.partition("/{")
+    bad = job["id"] if kind == "jobs" else job["dataset_id"]
+    before = {path: stack.listed(path) for path in ("/jobs", "/models", "/datasets")}
+    harm(key.format(job=job["id"], dataset=job["dataset_id"]), how)
+    code, found = verify(stack)
+    assert code == 1
+    assert {(one["kind"], one["id"], one["file"]) for one in found} == {(kind[:-1], bad, file.partition("/")[2])}
+    assert before[f"/{kind}"] - stack.listed(f"/{kind}") <= {bad}
+    assert all(stack.listed(path) == before[path] for path in before if path != f"/{kind}")
+    answer = stack.client.get(f"/{kind}/{bad}")
+    assert answer.status_code == 200 or (answer.status_code, answer.json()["code"]) == (500, "corrupt-record")
+    other = stack.ended(stack.tune(name="beside a damaged record"))
+    assert other["status"] == "succeeded"
+    tried(11, f"{file.partition('/')[2]} {how.__name__.replace('_', ' ')}", "named by id; others unaffected")
 
 
 @pytest.mark.parametrize("how", [cut, turned])

@@ -17,6 +17,7 @@ from tests.support.in_process import runner
 from tests.support.zips import write_zip
 from worker import backbones
 from worker.errors import ConflictError, NotFoundError
+from worker.integrity import Integrity
 from worker.parts import Parts
 from worker.predictions import CSV, FILES, JSONL, count_files
 from worker.records import JobRecord, JobStatus
@@ -106,6 +107,20 @@ def test_the_files_are_what_the_record_says(floor: Services) -> None:
     for format in (JSONL, CSV):
         data = made(floor, job.id, format)
         assert job.result["files"][format] == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def test_results_that_turned_are_told(floor: Services) -> None:
+    job = done(floor, files(3))
+    integrity = Integrity(floor.store)
+    assert integrity.look("job", job.id).damage == ()
+    for format in ("jsonl", "csv"):
+        path = floor.jobs.files.result(job.id, f"results.{format}")
+        data = path.read_bytes()
+        path.write_bytes(data.replace(b"0.", b"1.", 1))
+        (damage,) = integrity.look("job", job.id).damage
+        assert (damage.id, damage.file) == (job.id, f"results/results.{format}")
+        assert "SHA-256 differs; start the job again" in damage.what
+        path.write_bytes(data)
 
 
 def test_the_table_says_the_same(floor: Services) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import zipfile
 from collections.abc import Callable
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from npt_core.data.edit import Edit
 from tests.support.in_process import runner
 from tests.support.zips import classes, write_zip
+from worker.errors import CorruptRecordError
 from worker.feedback import FeedbackSettings, Unsure
 from worker.ids import new_id
 from worker.integrity import Damage, Integrity
@@ -95,11 +98,36 @@ def unlink(path: Path) -> None:
     path.unlink()
 
 
+def renumbered(path: Path) -> None:
+    """A digit turns into another: still the JSON of a record, and not the one that was written."""
+    text = path.read_bytes()
+    at = next(match.start() for match in re.finditer(rb"[0-8]", text))
+    path.write_bytes(text[:at] + bytes([text[at] + 1]) + text[at + 1 :])
+    json.loads(path.read_bytes())
+
+
+def renamed(path: Path) -> None:
+    """A letter of what a class is called turns: the pictures, and so the id, are the same."""
+    text = path.read_bytes()
+    assert b"a photo of a dog" in text or b'"dog"' in text
+    at = text.rindex(b"dog")
+    path.write_bytes(text[:at] + b"dig" + text[at + 3 :])
+    json.loads(path.read_bytes())
+
+
 CASES: list[tuple[str, str, Callable[[Path], None], str, str]] = [
     ("models/{model}/manifest.json", "model", flip, "{model}", "SHA-256 differs"),
     ("models/{model}/manifest.json", "model", truncate, "{model}", "was written with"),
     ("models/{model}/manifest.json", "model", unlink, "{model}", "is missing"),
     ("models/{model}/model.json", "model", nonsense, "{model}", "cannot be read"),
+    ("models/{model}/model.json", "model", renumbered, "{model}", "cannot be read"),
+    ("datasets/{dataset}/dataset.json", "dataset", renumbered, "{dataset}", "cannot be read"),
+    ("datasets/{dataset}/manifest.json", "dataset", renamed, "{dataset}", "SHA-256 differs"),
+    ("jobs/{done}/job.json", "job", renumbered, "{done}", "cannot be read"),
+    ("jobs/{failed}/end.json", "job", renumbered, "{failed}", "cannot be read"),
+    ("jobs/{done}/attempts/0001.json", "job", renumbered, "{done}", "cannot be read"),
+    ("aliases/*", "alias", renumbered, "", "set the alias again"),
+    ("feedback/{model}/settings.json", "feedback", renumbered, "{model}", "cannot be read"),
     ("datasets/{dataset}/dataset.json", "dataset", nonsense, "{dataset}", "delete the data set and send it again"),
     ("datasets/{dataset}/manifest.json", "dataset", truncate, "{dataset}", "cannot be read"),
     ("datasets/{dataset}/manifest.json", "dataset", unlink, "{dataset}", "manifest.json"),
@@ -131,6 +159,25 @@ def test_each_damage_is_told_by_id(
     assert [one.kind for one in found] == [kind]
     assert name.format(**ids) in found[0].id
     assert words in f"{found[0].file} {found[0].what}"
+
+
+def test_what_an_edit_did_turned(services: Services, ids: dict[str, str]) -> None:
+    child = services.datasets.edit(ids["dataset"], Edit(("dog/0.png",), {}))[0]
+    assert walk(services) == []
+    renumbered(services.store.path(f"datasets/{child.id}/change.json"))
+    (damage,) = walk(services)
+    assert (damage.kind, damage.id, damage.file) == ("dataset", child.id, "change.json")
+    assert "SHA-256 differs; what the edit did is not known any more" in damage.what
+    with pytest.raises(CorruptRecordError, match="SHA-256 differs"):
+        services.datasets.change(child.id)
+    with services.datasets.open(child.id):
+        pass
+
+
+def test_a_manifest_that_turned_is_learned_from_by_nobody(services: Services, ids: dict[str, str]) -> None:
+    renamed(services.store.path(f"datasets/{ids['dataset']}/manifest.json"))
+    with pytest.raises(CorruptRecordError, match="cannot be read"):
+        services.datasets.open(ids["dataset"])
 
 
 def test_a_damaged_zip_says_which_pictures_it_cost(services: Services, ids: dict[str, str]) -> None:
