@@ -6,13 +6,17 @@ import json
 
 import httpx
 import pytest
+import redis
 
 from tests.security.conftest import KEY, SECRETS, Target
 from tests.security.corpus.case import PREDICT
 from tests.security.leaks import files_below, leaks
-from tests.support.api import coloured_zip
+from tests.support.api import archive, png
 from tests.support.service import wait_for
 
+PUBLIC = ("/readyz", "/metrics", "/livez", "/problems", "/docs", "/", "/openapi.json")
+NAMED = {"zebrafinch": "red", "bowerbird": "green"}
+FILE, MODEL = "of-the-aviary.zip", "songbirds of the aviary"
 WRONG = "npt_" + "0" * 26 + "_" + "SecretOfAWrongKey" * 2
 
 
@@ -30,21 +34,30 @@ def test_a_whole_life_of_the_service_tells_no_secret(target: Target) -> None:
     answers.append(httpx.get(f"{target.service.url}/jobs?api_key={WRONG}&key={KEY}").text)
     answers.append(client.post(PREDICT, content=b"no picture", headers={"Content-Type": "image/png"}).text)
 
-    zipped = coloured_zip(4, first_seed=7)
+    pictures = {f"{label}/{n}.png": png(colour, seed=7 + n) for label, colour in NAMED.items() for n in range(4)}
+    zipped = archive(pictures)
     config = json.dumps({"epochs": 1, "views": 1})
-    job = client.post("/tune", files={"dataset": ("a.zip", zipped)}, data={"config": config})
+    sent = {"dataset": (FILE, zipped)}
+    job = client.post("/tune", files=sent, data={"config": config, "name": MODEL})
     assert job.status_code == 202, job.text
 
     def ended() -> dict[str, str] | None:
         found = client.get(f"/jobs/{job.json()['id']}").json()
         return found if found["status"] in ("succeeded", "failed") else None
 
-    assert wait_for("the job to end", ended, 240)["status"] == "succeeded"
+    record = wait_for("the job to end", ended, 240)
+    assert record["status"] == "succeeded"
+    assert client.get("/metrics").status_code == 200
+    private = (*(record[one] for one in ("id", "dataset_id", "model_id")), made.json()["id"], FILE, MODEL, *NAMED)
+    assert leaks(private, {path: httpx.get(f"{target.service.url}{path}").text for path in PUBLIC}) == []
+    held = in_redis(target)
+    assert any(record["id"].encode() in content for content in held.values()), "what is read here is the service's"
+    assert leaks((*SECRETS, secret, WRONG), held) == []
 
     target.redis.kill()
     # The metrics tell of it in a line for debugging.
     answers += [client.get(path).text for path in ("/readyz", "/metrics", "/jobs", "/models")]
-    answers.append(client.post("/tune", files={"dataset": ("a.zip", zipped)}, data={"config": config}).text)
+    answers.append(client.post("/tune", files=sent, data={"config": config}).text)
     target.redis.start()
     wait_for("the service to be ready again", lambda: client.get("/readyz").status_code == 200, 120)
     for kind in ("jobs", "models", "datasets"):  # a job still makes a model, and a model needs its data set
@@ -56,6 +69,14 @@ def test_a_whole_life_of_the_service_tells_no_secret(target: Target) -> None:
     assert '"level": "debug"' in log
     told = {"the log": log, **{f"answer {number}": text for number, text in enumerate(answers)}}
     assert leaks((*SECRETS, secret, WRONG), told | files_below(target.service.data)) == []
+
+
+def in_redis(target: Target) -> dict[str, bytes]:
+    """Every key and what it holds."""
+    password = target.redis.password
+    with redis.Redis(unix_socket_path=str(target.redis.socket), password=password) as client:
+        client.config_set("rdbcompression", "no")  # a dump is what a server would save
+        return {repr(key): key + (client.dump(key) or b"") for key in client.scan_iter()}
 
 
 def _gone(client: httpx.Client, kind: str, name: str) -> bool:
@@ -71,7 +92,7 @@ def test_command_lines_of_its_processes_hold_none(target: Target) -> None:
     assert leaks(SECRETS, {str(pid): command for pid, command in commands.items()}) == []
 
 
-@pytest.mark.parametrize("path", ["/readyz", "/metrics", "/livez", "/problems", "/docs", "/"])
+@pytest.mark.parametrize("path", PUBLIC)
 def test_what_needs_no_key_tells_nothing_private(target: Target, path: str) -> None:
     text = httpx.get(f"{target.service.url}{path}").text
     assert leaks((*SECRETS, str(target.service.data), str(target.redis.socket)), {path: text}) == []
