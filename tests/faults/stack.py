@@ -11,6 +11,7 @@ import io
 import json
 import os
 import signal
+import socket
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +20,6 @@ from typing import Any
 
 import httpx
 
-from app.listener import listen
 from tests.faults.part import Part
 from tests.support.api import coloured_zip, png
 from tests.support.faulty import BOOT
@@ -48,6 +48,18 @@ def moment(gate: str) -> str:
     return MOMENTS.get(gate, f"while {gate}")
 
 
+def reserved_port() -> tuple[socket.socket, int]:
+    """A port that stays ours while nobody listens on it: bound by a socket that lets a listener bind it, too.
+
+    A port that is merely free may be given to somebody's outgoing connection while the API is dead, and then the API
+    cannot come back.
+    """
+    reserved = socket.socket()
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.bind(("127.0.0.1", 0))
+    return reserved, int(reserved.getsockname()[1])
+
+
 def pictures(first_seed: int = 0, per_class: int = 10, *, padding: int = 0) -> bytes:
     """A zip of coloured noise; another seed gives other pictures. The padding is bytes that no data set wants."""
     out = io.BytesIO(coloured_zip(per_class, first_seed, COLOURS))
@@ -69,8 +81,7 @@ class Stack:
         self.folder, self.data = folder, data or folder / "data"
         folder.mkdir(parents=True, exist_ok=True)
         self.redis = RedisServer(aof=True)
-        with listen("127.0.0.1", 0) as probe:
-            self.port = int(probe.getsockname()[1])
+        self._reserved, self.port = reserved_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.client = httpx.Client(base_url=self.url, timeout=60)
         self.api: Part | None = None
@@ -217,6 +228,7 @@ class Stack:
         self.kill_everything()
         self.redis.stop()
         self.client.close()
+        self._reserved.close()
 
     # -- work
 

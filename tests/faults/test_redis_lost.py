@@ -29,7 +29,6 @@ def test_redis_dies_in_mid_job_and_comes_back_empty(stack: Stack, tried: Callabl
     assert everything(stack) == before  # while it is away
     meanwhile = stack.tune(name="asked for meanwhile")  # stored, and queued when Redis is back
     stack.redis.start()
-    stack.redis.client()
     known = {running, *waiting, meanwhile}
     every = known | before["/jobs"]  # those that ended long ago are read back, too, and may come later
     seconds = eventually("Redis to know every job", lambda: every <= stack.listed("/jobs") and back(stack, known))

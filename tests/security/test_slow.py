@@ -76,7 +76,7 @@ def test_an_answer_that_nobody_reads_is_not_kept(target: Target) -> None:
     with socket.socket() as opened:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         opened.connect((parts.hostname or "", parts.port or 0))
-        opened.sendall(b"GET /web/samples/digits.zip HTTP/1.1\r\nHost: localhost\r\n\r\n" * 30)
+        opened.sendall(b"GET /web/samples/digits.zip HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100)
         began = time.monotonic()
         hung_up = select.poll()
         hung_up.register(opened, select.POLLHUP | select.POLLERR)
