@@ -20,7 +20,8 @@ def check(bucket: Bucket, *, wait_s: float = WAIT_S) -> None:
     """Ask for the bucket, write, and see that conditions are heeded.
 
     Raises:
-        ConfigError: it is not there, does not let us in, does not answer within `wait_s`, or ignores conditions.
+        ConfigError: it is not there, does not let us in, ignores conditions, or does not answer within
+            `wait_s` and what the tries take that are under way then.
     """
     deadline = time.monotonic() + wait_s
     while True:
