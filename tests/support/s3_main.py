@@ -3,7 +3,8 @@
 Conditions are judged and objects written as one step, which moto by itself does not promise to threads. With
 `--no-conditions` it is a server that has never heard of conditional writes; `--tls=CERT,KEY` has it speak HTTPS;
 `--deny=PART` has it refuse writes to keys with that in their name, as a policy of the bucket does; with
-`--refuse=STATUS,CODE` it answers so to whatever asks for an object, and with `--no-heads` 403 to HEAD alone.
+`--refuse=STATUS,CODE` it answers so to whatever asks for an object, and with `--no-heads` 403 to HEAD alone; with
+`--as-ceph` it differs as Ceph does.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
+
+from tests.support.s3_as_ceph import as_ceph
 
 
 class OneByOne:
@@ -61,6 +64,8 @@ def main() -> None:
         return next((said.removeprefix(name) for said in sys.argv if said.startswith(name)), None)
 
     moto, conditions = DomainDispatcherApplication(create_backend_app), "--no-conditions" not in sys.argv
+    if "--as-ceph" in sys.argv:
+        moto = as_ceph(moto)
     refusals = {method: said for method in ("GET", "HEAD") if (said := option("--refuse="))}
     if "--no-heads" in sys.argv:
         refusals["HEAD"] = "403,AccessDenied"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.redis_server import RedisServer
-from tests.support.s3_server import S3Server, running_s3
+from tests.support.s3_server import S3Server, any_s3
 from tests.support.worker_process import WorkerProcess
 from worker.service import Services, open_services
 from worker.settings import WorkerSettings
@@ -23,7 +23,7 @@ def shared_redis() -> Iterator[RedisServer]:
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
     """Running; each test makes buckets of its own."""
-    with running_s3() as server:
+    with any_s3() as server:
         yield server
 
 

@@ -2,22 +2,15 @@
 
 Every object keeps the SHA-256 of its bytes as metadata, and who reads it compares. With every write goes the same
 checksum in the protocol's own header, so that the server refuses what was damaged on its way. The client library asks
-again by itself, with growing pauses: nothing here repeats a request that it has given up. A conditional write that was
-repeated may meet what its own first try has written: each write therefore leaves a random mark, by which it is known
-again.
+again by itself, with growing pauses: nothing here repeats a request that it has given up.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import hashlib
-import random
-import re
-import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -26,54 +19,20 @@ from typing import Any
 import structlog
 
 from worker.errors import CorruptRecordError, NotFoundError
-from worker.store.base import StoreUnavailable
 from worker.store.s3 import multipart
 from worker.store.s3.failures import MISSING, BotoCoreError, ClientError, answered, said, translated, unavailable
+from worker.store.s3.objects import Head, Listed
+from worker.store.s3.writing import TRIES, Writing, in_header, pauses
 
 log = structlog.get_logger(__name__)
 
-TRIES = 5
-"""Times that something is asked for in all, by the client library."""
 LONG_TRIES = 3
-"""The same, where each try may take a minute."""
+"""Times that something is asked for in all, where each try may take a minute; else `TRIES`."""
 SMALL_BYTES = 1024**2
 """More than that is written with patience."""
 PIECE = 1024**2
 PAGE = DELETED_AT_ONCE = 1000
 """Objects in one answer, and in one request to delete: the most that the protocol has."""
-SHA256, MARK = "sha256", "mark"
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-@dataclass(frozen=True)
-class Head:
-    """What is known of an object without reading it."""
-
-    key: str
-    size: int
-    etag: str
-    modified: datetime
-    metadata: Mapping[str, str]
-
-    @property
-    def sha256(self) -> str | None:
-        """Of its bytes, in hex; None where somebody else wrote it."""
-        found = self.metadata.get(SHA256, "")
-        return found if _SHA256.fullmatch(found) else None
-
-    @property
-    def content(self) -> str:
-        """Hex that changes with its bytes, fit for a file name."""
-        return self.sha256 or hashlib.sha256(self.etag.encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class Listed:
-    """An object in a listing."""
-
-    key: str
-    size: int
-    modified: datetime
 
 
 class Bucket:
@@ -89,6 +48,7 @@ class Bucket:
     def __init__(self, client: Any, name: str, prefix: str = "", patient: Any = None) -> None:
         self.client, self.name = client, name
         self.patient = patient or client
+        self._writing = Writing(self.head)
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
 
     def __str__(self) -> str:
@@ -114,58 +74,46 @@ class Bucket:
             create_only: Only where there is none.
             match: Only where the one there has this ETag.
         """
-        digest = hashlib.sha256(data)
-        checksum = base64.b64encode(digest.digest()).decode()
-        client = self.client if len(data) <= SMALL_BYTES else self.patient
+        return self._put(key, data, None, create_only, match)
 
-        def send(metadata: dict[str, str], conditions: dict[str, str]) -> Any:
+    def _put(
+        self, key: str, data: bytes, metadata: Mapping[str, str] | None, create_only: bool, match: str | None
+    ) -> str | None:
+        client = self.client if len(data) <= SMALL_BYTES else self.patient
+        digest = hashlib.sha256(data)
+
+        def send(marked: Mapping[str, str], conditions: Mapping[str, str]) -> Any:
             return client.put_object(
-                **self._place(key), Body=data, Metadata=metadata, ChecksumSHA256=checksum, **conditions
+                **self._place(key),
+                Body=data,
+                Metadata=dict(marked if metadata is None else metadata),
+                ChecksumSHA256=in_header(digest.digest()),
+                **conditions,
             )
 
-        return self._write(key, digest.hexdigest(), send, create_only, match)
+        return self._writing.write(key, digest.hexdigest(), send, create_only, match)
 
-    def put_file(self, key: str, path: Path, *, create_only: bool = False, match: str | None = None) -> str | None:
-        """Like `put`, in parts where it is large; the file stays."""
+    def put_file(self, key: str, path: Path, *, create_only: bool = False, match: str | None = None) -> bool:
+        """Like `put`, from a file, which stays; whether it was written.
+
+        A large one goes in parts, but whole where there is a condition: some servers judge none at the end of parts.
+        """
         if path.stat().st_size <= multipart.PART_BYTES:
-            return self.put(key, path.read_bytes(), create_only=create_only, match=match)
+            return self.put(key, path.read_bytes(), create_only=create_only, match=match) is not None
         with open(path, "rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = hashlib.file_digest(file, "sha256")
 
-        def send(metadata: dict[str, str], conditions: dict[str, str]) -> Any:
-            return multipart.send(self.patient, self._place(key), path, {"Metadata": metadata}, conditions)
+        def send(marked: Mapping[str, str], conditions: Mapping[str, str]) -> Any:
+            metadata = dict(marked)
+            if not conditions:
+                return multipart.send(self.patient, self._place(key), path, {"Metadata": metadata})
+            checksum = in_header(digest.digest())
+            with open(path, "rb") as body:
+                return self.patient.put_object(
+                    **self._place(key), Body=body, Metadata=metadata, ChecksumSHA256=checksum, **conditions
+                )
 
-        return self._write(key, sha256, send, create_only, match)
-
-    def _write(
-        self,
-        key: str,
-        sha256: str,
-        send: Callable[[dict[str, str], dict[str, str]], Any],
-        create_only: bool,
-        match: str | None,
-    ) -> str | None:
-        mark = secrets.token_hex(16)
-        conditions = {"IfNoneMatch": "*"} if create_only else {"IfMatch": match} if match is not None else {}
-        for pause in _pauses(TRIES):
-            try:
-                return str(send({SHA256: sha256, MARK: mark}, conditions)["ETag"])
-            except ClientError as error:
-                code, status = said(error)
-                if status == 409 and conditions:  # two conditional writes at once, and the server took neither
-                    time.sleep(pause)
-                    continue
-                if status not in (404, 412) or code == "NoSuchBucket":
-                    raise unavailable(error) from error
-                head = self.head(key)
-                if head is not None and head.metadata.get(MARK) == mark:
-                    return head.etag  # the answer to an earlier try was lost
-                if status == 412 or (conditions and code in MISSING):
-                    return None
-                raise unavailable(error) from error
-            except BotoCoreError as error:
-                raise unavailable(error) from error
-        raise StoreUnavailable(f"Two or more write {key} at once, again and again.")
+        return self._writing.write(key, digest.hexdigest(), send, create_only, match) is not None
 
     def copy(self, source: Listed, target: str) -> bool:
         """Copy an object within the bucket, with its metadata; False where it is gone."""
@@ -186,7 +134,13 @@ class Bucket:
         return True
 
     def touch(self, head: Head) -> bool:
-        """Have an object written now, as it is; False where it is gone."""
+        """Have an object written now, as it is; False where it is gone.
+
+        A small one is sent again, only in place of itself. A large one is copied onto itself, which some servers do
+        without judging the condition: it must not be one that is replaced by another.
+        """
+        if head.size <= multipart.PART_BYTES:
+            return self._send_again(head.key)
         place = self._place(head.key)
         try:
             self.patient.copy_object(
@@ -205,6 +159,16 @@ class Bucket:
         except BotoCoreError as error:
             raise unavailable(error) from error
         return True
+
+    def _send_again(self, key: str) -> bool:
+        """With the metadata that it has: it stays known to who wrote it, and damaged if it is."""
+        pieces: list[bytes] = []
+        try:
+            found = self.read(key, pieces.append, pieces.clear, judge=False)
+        except NotFoundError:
+            return False
+        written = self._put(key, b"".join(pieces), found.metadata, create_only=False, match=found.etag)
+        return written is not None or self.head(key) is not None  # else it was written just now, or deleted
 
     # -- reading
 
@@ -266,7 +230,7 @@ class Bucket:
     def _read(self, key: str, take: Callable[[bytes], object]) -> tuple[Head, str]:
         head: Head | None = None
         digest, done = hashlib.sha256(), 0
-        pauses, reached = _pauses(TRIES - 1), 0
+        waits, reached = pauses(TRIES - 1), 0
         while True:
             answer = self._ask(key, head, done)
             head = head if head is not None and done else _head(key, answer)
@@ -282,8 +246,8 @@ class Bucket:
             except BotoCoreError as error:
                 broken = error
             if done - reached >= PIECE:  # a line that breaks and brings something each time is no line to give up
-                pauses, reached = _pauses(TRIES - 1), done
-            pause = next(pauses, None)
+                waits, reached = pauses(TRIES - 1), done
+            pause = next(waits, None)
             if pause is None:
                 raise unavailable(broken) from broken
             log.info("reading of an object broke off", key=key, at=done, error=type(broken).__name__)
@@ -367,8 +331,3 @@ def _head(key: str, answer: Mapping[str, Any]) -> Head:
     return Head(
         key, int(answer["ContentLength"]), str(answer["ETag"]), answer["LastModified"], answer.get("Metadata", {})
     )
-
-
-def _pauses(count: int) -> Iterator[float]:
-    """Seconds before each further try, growing, and not the same for everybody."""
-    return (0.1 * 2**number * random.uniform(0.5, 1.0) for number in range(count))  # noqa: S311 - no secret

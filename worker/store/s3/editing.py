@@ -19,9 +19,11 @@ from pathlib import Path
 
 from worker.errors import ConflictError, NotFoundError
 from worker.store.base import StoreUnavailable
-from worker.store.s3.bucket import TRIES, Bucket, Head
+from worker.store.s3.bucket import Bucket
 from worker.store.s3.cache import ReadCache, entry_name, remove
 from worker.store.s3.locks import Locks
+from worker.store.s3.objects import Head
+from worker.store.s3.writing import TRIES
 
 SHARDS = 64
 """Locks for all files there are: some share one."""
@@ -66,8 +68,7 @@ class Editing:
             after = _digest(path)
             if after == before:
                 return
-            etag = self._bucket.put_file(key, path, create_only=etag is None, match=etag)
-            if etag is None:
+            if not self._bucket.put_file(key, path, create_only=etag is None, match=etag):
                 raise ConflictError("It was deleted or changed meanwhile; look again, and try again.")
             with contextlib.suppress(OSError):  # it is sent; where there is no room here, it is read once more
                 self._cache.keep(entry_name(key, str(after)), path)

@@ -23,9 +23,7 @@ MOST_PARTS = 10_000
 AT_ONCE = 4
 
 
-def send(
-    client: Any, place: Mapping[str, str], path: Path, extra: Mapping[str, Any], conditions: Mapping[str, str]
-) -> Any:
+def send(client: Any, place: Mapping[str, str], path: Path, extra: Mapping[str, Any]) -> Any:
     """Send a file. Each part carries its SHA-256, which the server compares.
 
     Args:
@@ -33,7 +31,6 @@ def send(
         place: Bucket and Key.
         path: The file; at most `AT_ONCE` parts of it are in memory.
         extra: For the object: its metadata.
-        conditions: `IfNoneMatch` or `IfMatch`, judged when the last part is there.
 
     Returns:
         The server's answer to the completion.
@@ -41,7 +38,7 @@ def send(
     size = path.stat().st_size
     step = max(PART_BYTES, -(-size // MOST_PARTS))
     part = partial(_send_part, client, place, path, step)
-    return _in_parts(client, place, -(-size // step), part, {**extra, "ChecksumAlgorithm": "SHA256"}, conditions)
+    return _in_parts(client, place, -(-size // step), part, {**extra, "ChecksumAlgorithm": "SHA256"})
 
 
 def _send_part(
@@ -65,7 +62,7 @@ def copy(client: Any, source: Mapping[str, str], place: Mapping[str, str], size:
         )
         return {"PartNumber": number, "ETag": answer["CopyPartResult"]["ETag"]}
 
-    return _in_parts(client, place, -(-size // COPY_BYTES), part, extra, {})
+    return _in_parts(client, place, -(-size // COPY_BYTES), part, extra)
 
 
 def _in_parts(
@@ -74,14 +71,11 @@ def _in_parts(
     count: int,
     part: Callable[[str, int], dict[str, Any]],
     extra: Mapping[str, Any],
-    conditions: Mapping[str, str],
 ) -> Any:
     with _begun(client, place, extra) as upload_id:
         with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="multipart") as pool:
             parts = list(pool.map(partial(part, upload_id), range(1, count + 1)))
-        return client.complete_multipart_upload(
-            **place, UploadId=upload_id, MultipartUpload={"Parts": parts}, **conditions
-        )
+        return client.complete_multipart_upload(**place, UploadId=upload_id, MultipartUpload={"Parts": parts})
 
 
 @contextlib.contextmanager

@@ -25,11 +25,12 @@ from worker.measuring import KIND_OF
 from worker.store.base import KEY_PATTERN, check_key
 from worker.store.limit import SMALL_BYTES, Limit
 from worker.store.local import FULL, UPLOADS, LocalStore
-from worker.store.s3.bucket import Bucket, Head, Listed
+from worker.store.s3.bucket import Bucket
 from worker.store.s3.cache import ReadCache, entry_name, remove, size_of
 from worker.store.s3.editing import EDIT_KEPT_S, EDITS, Editing
 from worker.store.s3.locks import Locks
 from worker.store.s3.multipart import PART_BYTES
+from worker.store.s3.objects import Head, Listed
 from worker.usage import COUNTED, counted, measure_counted
 
 WORK, CACHE = "work", "cache"
@@ -96,7 +97,7 @@ class S3Store:
                 written, twice = [True], True
             else:
                 with self._counting(key, 0 if uploaded else size) as written:
-                    if self.bucket.put_file(key, source, create_only=create_only) is not None:
+                    if self.bucket.put_file(key, source, create_only=create_only):
                         written.append(True)
                 twice = not written
             if uploaded and twice:
