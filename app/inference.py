@@ -142,6 +142,8 @@ class Inference:
                 small = classifier.computes_here and not plan.labels and len(good) * len(classifier.labels) <= SMALL
                 rankings, calibrated, temperature = classify() if small else await to_thread.run_sync(classify)
             else:
+                # The tower's thread waits for no disk and no bucket.
+                await to_thread.run_sync(classifier.look_again)
                 rankings, calibrated, temperature = await asyncio.wrap_future(plan.loaded.batcher.call(classify))
                 self._plans.weigh(plan)
         left = iter(rankings)

@@ -139,6 +139,9 @@ class Classifier:
         text = self._text is not None or not self.method.has_text_features
         return text and labels is None and not self.needs_pixels and self.tuned_share == 1.0
 
+    def look_again(self) -> None:
+        """Nothing: all of it is in memory. See `Resident.look_again`."""
+
     def text_for(self, labels: Sequence[str]) -> tuple[Tensor, Tensor | None]:
         """Return (K, d) text features of its learned prompt around other names, and those of plain zero-shot.
 

@@ -46,8 +46,8 @@ def load_resident(
     Args:
         folder: Where it was saved.
         backbone: The very one it was tuned on.
-        again: Gives the folder each time that more of it is needed later on, and may raise whatever speaks against
-            reading it; by default it is where it was.
+        again: For `look_again`: gives the folder once more, and may raise whatever speaks against reading it. By
+            default it is where it was.
 
     Raises:
         FingerprintMismatchError: Another backbone, or other preprocessing.
@@ -62,11 +62,18 @@ def load_resident(
     if text is None:
         return Classifier.load(folder, backbone, story=False)
     labels = tuple(one.label for one in found.classes)
+    place = [folder]
+
+    def look() -> None:
+        if again is not None:
+            place[0] = again()
+
     return Resident(
         Manner.of(manifest, labels),
         backbone.with_resize(resize_of(manifest)),
         checked_text(text, len(labels), backbone.d),
-        whole=lambda: Classifier.load(folder if again is None else again(), backbone, story=False),
+        whole=lambda: Classifier.load(place[0], backbone, story=False),
+        look=look,
         refusal=found.method.refuses_new_classes(found.config),
     )
 
@@ -91,6 +98,7 @@ class Resident:
         backbone: Whose image features it takes.
         text: (K, d) unit-norm text features of its own classes; CPU.
         whole: Gives the classifier with everything it learned, from its file.
+        look: Finds that file, and judges it.
         refusal: Why it takes no other names than its own, or None.
     """
 
@@ -99,10 +107,17 @@ class Resident:
     """Answers among its own classes are a small product on the CPU."""
 
     def __init__(
-        self, manner: Manner, backbone: Backbone, text: Tensor, *, whole: Callable[[], Classifier], refusal: str | None
+        self,
+        manner: Manner,
+        backbone: Backbone,
+        text: Tensor,
+        *,
+        whole: Callable[[], Classifier],
+        refusal: str | None,
+        look: Callable[[], None] = lambda: None,
     ) -> None:
         self.backbone = backbone
-        self._manner, self._whole, self._refusal = manner, whole, refusal
+        self._manner, self._whole, self._refusal, self._look = manner, whole, refusal, look
         self._own: Words = (text, None)
         self._others: OrderedDict[tuple[str, ...], Words] = OrderedDict()
         self._lock = threading.Lock()
@@ -140,6 +155,14 @@ class Resident:
         with self._lock:
             words = self._own if labels is None or set(labels) <= set(self.labels) else self._others.get(tuple(labels))
         return words is not None and (words[1] is not None or self.tuned_share == 1.0)
+
+    def look_again(self) -> None:
+        """Find its file for an answer that it is not ready for: on any thread, since a disk or a network may take long.
+
+        Raises:
+            Exception: Whatever speaks against reading it.
+        """
+        self._look()
 
     @torch.no_grad()
     def predict(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import threading
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -149,6 +150,26 @@ def test_own_contexts_take_no_new_names(tuned: Callable[..., Classifier], backbo
     assert kept.predict(images, labels=["red", "green"]).labels == ("red", "green")
     with pytest.raises(IncompatibleError, match="class-specific"):
         kept.predict(images, labels=["red", "cat"])
+
+
+def test_a_file_that_has_moved_is_found_beside_the_answering(saved: Path, backbone: Any, seen: torch.Tensor) -> None:
+    """What finds it may ask a network; `predict`, on the thread of the tower, asks nobody."""
+    moved, asked = saved.with_name("moved"), list[str]()
+
+    def again() -> Path:
+        asked.append(threading.current_thread().name)
+        return moved
+
+    kept = load_resident(saved, backbone, again)
+    names = ["a dog", "a cat"]
+    before = Classifier.load(saved, backbone).predict(seen, labels=names)
+    saved.rename(moved)
+    with pytest.raises(ArtefactError):
+        kept.predict(seen, labels=names)
+    assert asked == []
+    kept.look_again()
+    assert torch.equal(kept.predict(seen, labels=names).probabilities, before.probabilities)
+    assert asked == [threading.current_thread().name]
 
 
 def test_a_mixed_answer_reads_the_words_once(saved: Path, backbone: Any, seen: torch.Tensor) -> None:
