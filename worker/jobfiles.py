@@ -12,7 +12,7 @@ import structlog
 
 from worker.errors import CorruptRecordError, NotFoundError
 from worker.ids import ID_PATTERN, check_id
-from worker.records import Attempt, AttemptEnd, JobEnd, JobSpec, Record, utcnow
+from worker.records import Attempt, AttemptEnd, DamagedRecord, JobEnd, JobSpec, Record, utcnow
 from worker.store.base import Store
 
 log = structlog.get_logger(__name__)
@@ -35,9 +35,15 @@ def read_record(store: Store, key: str, kind: type[R]) -> R:
     data = store.get(key)
     try:
         return kind.from_json(data)
+    except DamagedRecord as error:
+        raise CorruptRecordError(
+            f"The stored record {key} is not what was written: its checksum differs. Restore it from a backup or "
+            "remove it."
+        ) from error
     except ValueError as error:
         raise CorruptRecordError(
-            f"The stored record {key} is not what was written; restore it from a backup or remove it."
+            f"The stored record {key} cannot be read: it is damaged, or a later version wrote it. Restore it from a "
+            "backup, or run that version."
         ) from error
 
 

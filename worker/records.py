@@ -29,7 +29,12 @@ from npt_core.errors import NPTError
 from npt_core.serving.terms import Terms
 
 T = TypeVar("T")
-_CHECKSUM = re.compile(rb',?"checksum":"([0-9a-f]{64})"\}')
+_CHECKSUM = re.compile(rb',?"checksum":"([0-9a-f]{64})"\}\Z')
+_LONGEST = len(b',"checksum":""}') + 64
+
+
+class DamagedRecord(ValueError):  # noqa: N818 - what it is
+    """A stored record has another checksum than it was written with."""
 
 
 class Record(BaseModel):
@@ -51,11 +56,12 @@ class Record(BaseModel):
         """Read what `to_json` gave. A record without a checksum, an earlier version's, is taken as it is.
 
         Raises:
-            ValueError: it is not what was written.
+            DamagedRecord: it is not what was written.
+            ValueError: it is no record of this kind that this version knows.
         """
-        found = _CHECKSUM.fullmatch(data, max(0, len(data) - len(b',"checksum":""}') - 64))
+        found = _CHECKSUM.search(data, max(0, len(data) - _LONGEST))
         if found and hashlib.sha256(data[: found.start()] + b"}").hexdigest().encode() != found[1]:
-            raise ValueError("its checksum differs")
+            raise DamagedRecord
         return cls.model_validate_json(data)
 
 

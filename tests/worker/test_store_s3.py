@@ -119,6 +119,17 @@ class TestLarge:
         assert list(bucket.unfinished()) == []
 
 
+@pytest.mark.parametrize(("size", "again"), [(100, True), (200_000, False), (PART + 1, False)])
+def test_what_was_just_touched_is_not_sent_again(bucket: Bucket, machine: Machine, size: int, again: bool) -> None:
+    """Its bytes would go over the line at every use, and into a version each where the bucket keeps those."""
+    store, sent = machine(), list[str]()
+    bucket.put("datasets/d/x", bytes(size))
+    for client in (bucket.client, bucket.patient):
+        client.meta.events.register("before-call.s3", lambda model, **_: sent.append(model.name))
+    assert store.touch("datasets/d/x")
+    assert bool({"PutObject", "CopyObject"} & set(sent)) is again
+
+
 class TestDamage:
     @pytest.fixture
     def damaged(self, bucket: Bucket) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 import structlog
 
 from worker.errors import CorruptRecordError, NotFoundError
+from worker.store.base import StoreUnavailable
 from worker.store.s3 import multipart
 from worker.store.s3.failures import MISSING, BotoCoreError, ClientError, answered, said, translated, unavailable
 from worker.store.s3.objects import Head, Listed
@@ -30,7 +31,10 @@ LONG_TRIES = 3
 """Times that something is asked for in all, where each try may take a minute; else `TRIES`."""
 SMALL_BYTES = 1024**2
 """More than that is written with patience."""
-PIECE = 1024**2
+PIECE = 64 * 1024
+"""Read at once: so much is lost of a try that breaks off."""
+PROGRESS = 1024**2
+"""Tries that bring so much together were not in vain: a line that breaks and brings something is no line to give up."""
 PAGE = DELETED_AT_ONCE = 1000
 """Objects in one answer, and in one request to delete: the most that the protocol has."""
 
@@ -185,6 +189,7 @@ class Bucket:
                     self._ask(key, None, 0)["Body"].close()
                 except NotFoundError:
                     return None
+                raise StoreUnavailable(f"The bucket answers {status} to HeadObject, and gives the object.") from error
             raise unavailable(error) from error
         except BotoCoreError as error:
             raise unavailable(error) from error
@@ -245,7 +250,7 @@ class Bucket:
                 broken: Exception = ConnectionError()
             except BotoCoreError as error:
                 broken = error
-            if done - reached >= PIECE:  # a line that breaks and brings something each time is no line to give up
+            if done - reached >= PROGRESS:
                 waits, reached = pauses(TRIES - 1), done
             pause = next(waits, None)
             if pause is None:

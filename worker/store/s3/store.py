@@ -29,14 +29,13 @@ from worker.store.s3.bucket import Bucket
 from worker.store.s3.cache import ReadCache, entry_name, remove, size_of
 from worker.store.s3.editing import EDIT_KEPT_S, EDITS, Editing
 from worker.store.s3.locks import Locks
-from worker.store.s3.multipart import PART_BYTES
 from worker.store.s3.objects import Head, Listed
 from worker.usage import COUNTED, counted, measure_counted
 
 WORK, CACHE = "work", "cache"
 WORK_KEPT_S = 7 * 86400.0
 """What a job made and nobody took goes after so long: the job may still be running."""
-TOUCH_AGAIN = timedelta(hours=1)
+TOUCH_AGAIN, TOUCH_BYTES = timedelta(hours=1), 64 * 1024
 UNFINISHED = "unfinished"
 """Stands before what `stale` says of uploads in parts."""
 
@@ -208,9 +207,9 @@ class S3Store:
         return [one for one in self.bucket.list(prefix) if one.key == prefix or one.key.startswith(f"{prefix}/")]
 
     def touch(self, key: str) -> bool:
-        """A large object is written anew, by a copy, only where that was not done within the hour."""
+        """What is not small, and would be sent again, is written anew only where that was not done within the hour."""
         head = self.bucket.head(check_key(key))
-        if head is not None and head.size > PART_BYTES and datetime.now(UTC) - head.modified < TOUCH_AGAIN:
+        if head is not None and head.size > TOUCH_BYTES and datetime.now(UTC) - head.modified < TOUCH_AGAIN:
             return True
         return head is not None and self.bucket.touch(head)
 

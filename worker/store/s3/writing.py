@@ -62,6 +62,8 @@ class Writing:
                 if conditions and (status == 409 or code == LOST_RACE):  # two at once: now it can be judged
                     time.sleep(pause)
                     continue
+                if status == 400 and bare is not self._bare:
+                    return None  # that form is none for this server: the condition did not hold, and it is free again
                 if status not in (404, 412) or code == "NoSuchBucket":
                     raise unavailable(error) from error
                 head = self._head(key)
