@@ -41,7 +41,7 @@ def main() -> int:
     if unknown := wanted - set(STEPS):
         print(f"smoke: there is no step {', '.join(sorted(unknown))}; there are {', '.join(STEPS)}", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    signal.signal(signal.SIGTERM, end)
     table, step, started = Table(), "before the first step", time.monotonic()
     with tempfile.TemporaryDirectory(prefix="npt-smoke-") as folder:
         stage = None
@@ -70,6 +70,12 @@ def main() -> int:
             take_down(stage)
     print(f"\n{table}\n\nin all {time.monotonic() - started:.0f} s\nsmoke: ok")
     return 0
+
+
+def end(*_: object) -> None:
+    """On SIGTERM, as on Ctrl-C. Once: `timeout` sends it twice, and what stands is being taken down by then."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def run_one(table: Table, step: str, do) -> None:  # type: ignore[no-untyped-def]

@@ -24,13 +24,16 @@ def run(
     """Run a command; `stdin`, `stdout` as for subprocess, both are kept where nothing is said.
 
     Raises:
-        SmokeError: It failed, with its last words.
+        SmokeError: It failed, with its last words, or did not end within `timeout`.
     """
     options.setdefault("stdout", subprocess.PIPE)
     options.setdefault("stderr", subprocess.PIPE)
     if "input" not in options:
         options.setdefault("stdin", subprocess.DEVNULL)
-    done = subprocess.run(command, cwd=cwd, env=env, check=False, **options)
+    try:
+        done = subprocess.run(command, cwd=cwd, env=env, check=False, **options)
+    except subprocess.TimeoutExpired as error:
+        raise SmokeError(f"{' '.join(command)} did not end within {error.timeout:.0f} s") from None
     if done.returncode:
         words = ((done.stderr or b"") + (done.stdout or b"")).decode(errors="replace").strip()[-3000:]
         raise SmokeError(f"{' '.join(command)} ended with {done.returncode}:\n{words}")
@@ -95,18 +98,26 @@ class Deployment:
         settings = set(re.findall(r"^#? ?([A-Z_]+)=", (self.folder / ".env.example").read_text(), re.MULTILINE))
         env = {name: value for name, value in os.environ.items() if name not in settings and name != "COMPOSE_FILE"}
         env["COMPOSE_PROJECT_NAME"] = self.project
-        done = run([*self._command, *files, *arguments], self.folder, env, **options)
+        done = run([*self._command, *files, *arguments], self.folder, env, **{"timeout": self.within_s} | options)
         return (done.stdout or b"").decode()
 
     def build(self) -> None:
         """Both images, one after the other: at once, a builder that shares no work does all of it twice."""
         for service in ("worker", "api"):
-            self.compose("build", service)
+            self.compose("build", service, timeout=None)  # torch alone is gigabytes
 
     def up(self, *services: str) -> None:
         """Start, and wait until all are healthy."""
         self.compose("up", "-d", *services)
         self.wait_healthy()
+
+    def restart(self, service: str) -> None:
+        """Restart the containers of a service, and see that they were."""
+        before = {one["Id"]: one["State"]["StartedAt"] for one in self.containers(service)}
+        self.compose("restart", service)
+        after = {one["Id"]: one["State"]["StartedAt"] for one in self.containers(service)}
+        expect(after.keys() == before.keys(), f"{service} has other containers after a restart")
+        expect(all(after[name] != at for name, at in before.items()), f"{service} was not restarted")
 
     def down(self, *arguments: str) -> None:
         self.compose("down", "--remove-orphans", *arguments)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import socket
 import subprocess
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from client import Client
 from compose import Deployment, run, stage
@@ -36,6 +37,7 @@ class Stage:
         within_s: How long anything may take.
         previous: Revision to upgrade from; None where there is none.
         bases: Variables of .env that name base images; none: as they are by default.
+        hidden: What must be in no log, by what it is.
     """
 
     repository: Path
@@ -49,6 +51,16 @@ class Stage:
     model: str = ""
     steps_per_s: float = 100.0
     answers: list[dict[str, Any]] = field(default_factory=list)
+    hidden: dict[str, str] = field(default_factory=dict, repr=False)
+
+    REDIS: ClassVar[str] = "the password of Redis"
+
+    def __post_init__(self) -> None:
+        self.hidden[self.REDIS] = self.password
+
+    def hide(self, what: str, key: str) -> None:
+        """A key that must show up nowhere; what is secret of it is its last part."""
+        self.hidden[what] = key.split("_", 2)[-1]
 
     @cached_property
     def deployment(self) -> Deployment:
@@ -77,6 +89,10 @@ class Stage:
     def client(self) -> Client:
         """Outside, with the key once there is one."""
         return Client(f"http://127.0.0.1:{self.port}", None, self.within_s)
+
+    def with_key(self, key: str) -> Client:
+        """Outside, with another key."""
+        return replace(self.client, key=key)
 
     @property
     def started(self) -> list[Deployment]:
@@ -111,10 +127,10 @@ class Stage:
         )
 
 
-def image_size(name: str) -> str:
-    """Of an image of ours, in GB."""
-    size = run(["docker", "image", "inspect", "-f", "{{.Size}}", name]).stdout
-    return f"{int(size) / 1e9:.2f} GB"
+def image(name: str) -> dict[str, Any]:
+    """What the engine says of an image."""
+    (found,) = json.loads(run(["docker", "image", "inspect", name]).stdout)
+    return dict(found)
 
 
 def earlier_version(repository: Path) -> str | None:

@@ -190,8 +190,12 @@ def test_compose_accepts_the_files_together(project: Project, files: tuple[str, 
     assert loaded["worker"]["environment"]["NPT_API_KEYS"] == ""
     assert float(loaded["api"]["cpus"]) == 1.5
     deployed = {name: service["deploy"] for name, service in loaded.items() if "deploy" in service}
-    on_gpu = {name for name, deploy in deployed.items() if "devices" in str(deploy)}
-    assert on_gpu == ({"api", "worker"} if GPU in files else set())
+    reserved = {name: deploy["resources"]["reservations"] for name, deploy in deployed.items() if "resources" in deploy}
+    assert set(reserved) == ({"api", "worker"} if GPU in files else set())
+    for reservations in reserved.values():
+        (device,) = reservations["devices"]
+        assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+        assert device["count"] in ("all", -1)
     replicas = {name: int(deploy["replicas"]) for name, deploy in deployed.items() if "replicas" in deploy}
     assert replicas == ({"api": 2, "worker": 3} if SCALE in files else {})
 

@@ -6,12 +6,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from tests.support.service import ROOT, running_service
+from tests.support.service import ROOT, running_service, wait_for
 
 SMOKE = ROOT / "docker" / "smoke"
 
@@ -103,6 +104,23 @@ def test_no_engine_is_told_from_a_command_that_fails(tmp_path: Path, code: int, 
     assert "smoke: ok" not in done.stdout
 
 
+def test_it_takes_down_what_stands_when_it_is_told_to_end(tmp_path: Path) -> None:
+    """By `timeout`, which tells it twice; here by a Compose that says what it was asked for."""
+    asked = tmp_path / "asked"
+    fake = f'#!/bin/bash\nshift 2; echo "$1" >>{asked}\n[ "$1" != build ] || sleep 60\n[ "$1" != down ] || sleep 1\n'
+    for name, text in (("docker-compose", fake), ("docker", "#!/bin/bash\nexit 1\n")):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, str(SMOKE)], env=env, stderr=subprocess.PIPE, text=True)
+    wait_for("the build", lambda: asked.exists() and "build" in asked.read_text())
+    process.terminate()
+    wait_for("the taking down", lambda: "down" in asked.read_text())
+    process.terminate()
+    said = process.communicate(timeout=60)[1]
+    assert (process.returncode, said) == (130, "smoke: interrupted\n")
+
+
 def test_bases_sh_refuses_every_other_name() -> None:
     for name in ("python:3.11-slim-bookworm", "redis:7.2-bookworm", "postgres:npt-standin"):
         argv = [ROOT / "docker" / "bases.sh", "python:npt-standin", name]
@@ -125,6 +143,44 @@ def test_compose_is_told_of_the_base_images(steps: ModuleType, tmp_path: Path, m
     assert all(f"\n{name}={image}\n" in written for name, image in STAND_INS.items())
     monkeypatch.delenv("SMOKE_BASES")
     assert bases.base_images(ROOT) == {"REDIS_IMAGE": "mirror.example.org/redis:7.2-bookworm"}
+
+
+@dataclass
+class Seen:
+    """What a deployment's containers wrote, and what the engine knows of them."""
+
+    written: str
+    known: str = ""
+
+    def logs(self) -> str:
+        return self.written
+
+    def containers(self) -> list[str]:
+        return [self.known]
+
+
+def test_a_secret_that_is_seen_is_named_and_not_shown(steps: ModuleType, tmp_path: Path) -> None:
+    stage, key = steps.Stage(ROOT, tmp_path, [], 1.0, None), "npt_06dzj3x8m4q9t2v7k1c5w8n0ra_a_b-c"
+    stage.hide("the first key", key)
+    steps.no_secret_is_seen(stage, Seen("key 06dzj3x8m4q9t2v7k1c5w8n0ra was made", f"redis://:{stage.password}@redis"))
+    for seen, what in (
+        (Seen(f"GET /models Bearer {key}"), "the first key is in the logs"),
+        (Seen("only its end, a_b-c"), "the first key is in the logs"),
+        (Seen("", f"NPT_API_KEYS={key}"), "the first key is in `docker inspect`"),
+        (Seen(f"requirepass {stage.password}"), "the password of Redis is in the logs"),
+    ):
+        with pytest.raises(Exception, match=what) as refused:
+            steps.no_secret_is_seen(stage, seen)
+        assert not [secret for secret in stage.hidden.values() if secret in str(refused.value)]
+
+
+def test_the_documented_file_of_keys_is_what_is_tried(steps: ModuleType, tmp_path: Path) -> None:
+    stage = steps.Stage(ROOT, tmp_path, [], 1.0, None)
+    steps.add_keys_file(stage, "a-key")
+    d = stage.deployment
+    assert d.files == ("docker-compose.yml", "docker-compose.override.yml")
+    assert "NPT_API_KEYS_FILE: /run/secrets/npt_keys" in (d.folder / "docker-compose.override.yml").read_text()
+    assert "a-key" in (d.folder / "npt_keys").read_text().splitlines()
 
 
 def test_what_is_staged_is_what_the_images_are_made_of(steps: ModuleType, tmp_path: Path) -> None:
