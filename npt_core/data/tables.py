@@ -58,6 +58,9 @@ def parse_table(data: bytes, path: str, *, file_column: str, max_lines: int = MA
     _check_utf8(data, path)
     faults = FaultLog()
     is_jsonl = path.lower().endswith(".jsonl")
+    ends = (b"\n",) if is_jsonl else (b"\n", b"\r")
+    if max(map(data.count, ends)) > max_lines:  # before seconds are spent on reading them
+        raise _too_many(path, max_lines)
     lines = _lines(data, "\n" if is_jsonl else "", path, max_lines)
     records = _jsonl(lines, path, faults) if is_jsonl else _csv(lines, path, file_column)
     rows: list[Row] = []
@@ -96,8 +99,12 @@ def _check_utf8(data: bytes, path: str) -> None:
 def _lines(data: bytes, newline: str, path: str, most: int) -> Iterator[str]:
     for number, line in enumerate(io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline=newline), start=1):
         if number > most:
-            raise refuse(path, f"has more than {most:,} lines; give one line a picture")
+            raise _too_many(path, most)
         yield line
+
+
+def _too_many(path: str, most: int) -> DatasetError:
+    return refuse(path, f"has more than {most:,} lines; give one line a picture")
 
 
 def _check_columns(record: dict[str, Any], path: str, file_column: str) -> None:
