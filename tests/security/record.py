@@ -127,7 +127,12 @@ def _families(answered: Mapping[str, Answered]) -> str:
 def main(arguments: list[str]) -> int:
     """Write it into the page."""
     path = Path(arguments[0]) if arguments else out()
-    PAGE.write_text(render(path.read_text(), PAGE.read_text(), CLOCKS))
+    try:
+        page = render(path.read_text(), PAGE.read_text(), CLOCKS)
+    except (OSError, ValueError) as error:
+        print(f"{PAGE.name} is left as it is: {error}", file=sys.stderr)
+        return 1
+    PAGE.write_text(page)
     return 0
 
 
