@@ -22,8 +22,8 @@ from app.wire import last_answer
 
 LOOK_EVERY_S: Final = 1
 _AT_ONCE = struct.pack("ii", 1, 0)
-_BYTES_ACKED = struct.Struct("=120xQ")
-"""Where Linux's `struct tcp_info` tells how many bytes the other side has acknowledged."""
+_ACKED_AND_RECEIVED = struct.Struct("=120xQQ")
+"""Where Linux's `struct tcp_info` tells how many bytes the other side has acknowledged, and how many it has sent."""
 
 Known = TypeVar("Known")
 log = structlog.get_logger(__name__)
@@ -144,7 +144,7 @@ class ReaderWatch(Watch[_Taking]):
         # One that is closing is looked at as well: it closes when everything is taken, and no sooner.
         if connection.transport is None or not connection.transport.get_write_buffer_size():
             return False
-        taken = _taken_bytes(connection.transport)
+        taken = taken_bytes(connection.transport)
         if taken is None:
             return False
         patience = before.patience if before else Patience(self._pace)
@@ -157,11 +157,15 @@ class ReaderWatch(Watch[_Taking]):
         return False
 
 
-def _taken_bytes(transport: Any) -> int | None:
+def taken_bytes(transport: Any) -> int | None:
     """How many bytes the other side has acknowledged; None where the system does not tell."""
     opened = transport.get_extra_info("socket")
     if sys.platform != "linux" or opened is None or opened.family not in (socket.AF_INET, socket.AF_INET6):
         return None
-    told = opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.size)
-    # A kernel that does not count says less, or nothing: more than nothing is acknowledged before any of it waits.
-    return int(_BYTES_ACKED.unpack(told)[0]) or None if len(told) == _BYTES_ACKED.size else None
+    told = opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKED_AND_RECEIVED.size)
+    if len(told) < _ACKED_AND_RECEIVED.size:  # a kernel that does not count says less
+        return None
+    acked, received = _ACKED_AND_RECEIVED.unpack(told)
+    # Or counts nothing, where an answer waits for which something was asked. Nothing acknowledged is an answer of its
+    # own: who never opens its window has taken nothing at all.
+    return int(acked) if received else None

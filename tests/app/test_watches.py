@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import socket
@@ -11,6 +12,7 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,7 +22,7 @@ from structlog.testing import capture_logs
 
 from app.pace import Pace
 from app.settings import AppSettings
-from app.watches import HeadWatch, ReaderWatch, Watch
+from app.watches import HeadWatch, ReaderWatch, Watch, taken_bytes
 from app.wire import Wire
 from tests.support.api import coloured_zip, running_api
 from tests.support.service import wait_for
@@ -221,3 +223,67 @@ def test_where_the_system_does_not_tell_nobody_is_hung_up_on(monkeypatch: pytest
         wait_for("the connection", told.connections)
         told.wait_for_looks(3)
         assert read_all(opened) > LARGE_BYTES
+
+
+@dataclass(eq=False)
+class Waiting:
+    """A connection whose answer waits, of which nothing has been acknowledged: on a real socket that has asked."""
+
+    opened: socket.socket
+    aborted: int = 0
+
+    @property
+    def transport(self) -> Waiting:
+        return self
+
+    def get_write_buffer_size(self) -> int:
+        return LARGE_BYTES
+
+    def get_extra_info(self, name: str) -> object:
+        return {"socket": self.opened}[name]
+
+    def abort(self) -> None:
+        self.aborted += 1
+
+
+@contextlib.contextmanager
+def a_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A client's end and the server's."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as near,
+        server.accept()[0] as far,
+    ):
+        yield near, far
+
+
+@needs_tcp_info
+def test_nothing_taken_is_told_from_a_system_that_does_not_tell() -> None:
+    with a_pair() as (near, far):
+        one = Waiting(far)
+        assert taken_bytes(one) is None  # nothing was asked
+        near.sendall(GET)
+        assert len(far.recv(1000)) == len(GET)
+        assert taken_bytes(one) == 0
+        far.sendall(b"ok")
+        assert near.recv(2) == b"ok"
+        wait_for("it to be acknowledged", lambda: taken_bytes(one) == 2)
+
+
+@needs_tcp_info
+@pytest.mark.parametrize("bytes_per_s", [0, 1000])
+def test_who_never_takes_a_byte_is_hung_up_on(bytes_per_s: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its window is shut from its first packet on, so not even the head of the answer is acknowledged."""
+    now = [0.0]
+    monkeypatch.setattr("app.watches.time", SimpleNamespace(monotonic=lambda: now[0]))
+    with a_pair() as (near, far):
+        near.sendall(GET)
+        assert len(far.recv(1000)) == len(GET)
+        one = Waiting(far)
+        watch = ReaderWatch([one], Pace(30, bytes_per_s))
+        for now[0] in (0.0, 29.0):
+            asyncio.run(watch.look())
+            assert not one.aborted
+        now[0] = 31.0
+        asyncio.run(watch.look())
+        assert one.aborted == 1
