@@ -80,8 +80,8 @@ def _try_conditions(bucket: Bucket) -> None:
         if first is None or created_twice or changed is None or changed_late or bucket.get(key) != b"3":
             raise ConfigError(
                 f"The server of the bucket {bucket} ignores conditional writes (If-None-Match, If-Match), by which "
-                "machines agree who came first; use one that heeds them, as AWS S3 does, or a bucket without versioning, "
-                "with which some heed none."
+                "machines agree who came first; use one that heeds them, as AWS S3 does, or a bucket without "
+                "versioning, with which some heed none."
             )
     finally:
         bucket.delete([key])
