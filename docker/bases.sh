@@ -9,6 +9,9 @@
 # A tag begins with `npt-`: under a name that a registry has, everything else on this machine would take a stand-in for that
 # image. PYTHON_IMAGE, REDIS_IMAGE and NGINX_IMAGE in .env give the names to Compose. Redis is 7.0 then and nginx 1.22. Exit
 # code 3: there can be no engine here.
+#
+# An engine that was started goes on running. BASES_ENGINE_PID_FILE names a file for its process number, to end it by: nothing
+# is written where one answered already. BASES_ENGINE_LOG is its log, /var/log/npt-dockerd.log by default.
 set -euo pipefail
 SUITE=bookworm
 export DEBIAN_FRONTEND=noninteractive
@@ -24,19 +27,22 @@ packages() { # packages NAME...: installs what is missing
   apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
-answers() { docker info >/dev/null 2>&1; }
+answers() { timeout 20 docker info >/dev/null 2>&1; }
 
 start_engine() {
+  local log=${BASES_ENGINE_LOG:-/var/log/npt-dockerd.log}
   answers && return
+  [ "$(id -u)" = 0 ] || no_engine "no Docker engine answers, and whoever is not root can start none"
   command -v dockerd >/dev/null || packages docker.io iptables || no_engine "Docker cannot be installed"
-  say "starting a Docker engine, its log is /var/log/npt-dockerd.log"
+  say "starting a Docker engine, its log is $log"
   # A session of its own, since it outlives this script, and nothing of what this shell has open: locks above all.
   (
     for fd in /proc/self/fd/*; do fd=${fd##*/}; [ "$fd" -le 2 ] || eval "exec $fd>&-"; done
-    exec setsid dockerd </dev/null >/var/log/npt-dockerd.log 2>&1
+    # shellcheck disable=SC2016 # the inner shell's number is the engine's
+    exec setsid sh -c 'echo $$ >"$0"; exec dockerd' "${BASES_ENGINE_PID_FILE:-/dev/null}" </dev/null >"$log" 2>&1
   ) &
   for _ in $(seq 60); do answers && return; sleep 0.5; done
-  tail -n 5 /var/log/npt-dockerd.log >&2
+  tail -n 5 "$log" >&2 || true
   no_engine "the Docker engine does not start"
 }
 
