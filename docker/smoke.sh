@@ -17,6 +17,8 @@
 #                 base images from elsewhere, a mirror for instance; otherwise those of .env.example
 # SMOKE_PREVIOUS  what to upgrade from, a git revision; by default the last tag, else the last but one change of the code
 # SMOKE_WITHIN    seconds that anything may take to come up or to end; 300
+# SMOKE_RECORD    a file that gets a line `project NAME` before anything of that Compose project is made, and `failed at STEP:
+#                 REASON` before the logs are shown and everything is taken down
 #
 # The images stay, as npt-service-*:smoke, so that the next run takes minutes less.
 set -euo pipefail

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 from bases import NO_ENGINE, base_images
-from compose import compose_command
-from outcome import LeftOut, NoEngine, SmokeError, Table
+from compose import Deployment, compose_command
+from outcome import LeftOut, NoEngine, SmokeError, Table, record
 from stage import Stage, earlier_version
 from steps import STEPS
 
@@ -42,33 +42,58 @@ def main() -> int:
         print(f"smoke: there is no step {', '.join(sorted(unknown))}; there are {', '.join(STEPS)}", file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, end)
-    table, step, started = Table(), "before the first step", time.monotonic()
+    code, started, table = 130, time.monotonic(), Table()
     with tempfile.TemporaryDirectory(prefix="npt-smoke-") as folder:
-        stage = None
+        stages: list[Stage] = []
         try:
-            bases = base_images(REPOSITORY)
-            command = compose_command()
-            within_s = float(os.environ.get("SMOKE_WITHIN", "300"))
-            previous = os.environ.get("SMOKE_PREVIOUS") or earlier_version(REPOSITORY)
-            stage = Stage(REPOSITORY, Path(folder), command, within_s, previous, bases)
-            print(f"smoke: {' '.join(command)}, port {stage.port}", flush=True)
-            for step, do in STEPS.items():  # noqa: B007 - named when it fails
-                if step in wanted or step in ALWAYS:
-                    run_one(table, step, lambda do=do: do(stage))
-        except (SmokeError, OSError, ValueError, KeyError, LookupError) as error:
-            words = str(error) if isinstance(error, SmokeError) else f"{type(error).__name__}: {error}"
-            show_logs(stage)
-            print(f"\n{table}\n\nsmoke: failed at {step}: {words}", file=sys.stderr)
-            return 1
-        except NoEngine as reason:
-            print(f"smoke: {reason}", file=sys.stderr)
-            return NO_ENGINE
+            code = perform(Path(folder), wanted, table, stages)
         except KeyboardInterrupt:
             print("smoke: interrupted", file=sys.stderr)
-            return 130
         finally:
-            take_down(stage)
-    print(f"\n{table}\n\nin all {time.monotonic() - started:.0f} s\nsmoke: ok")
+            # An end that is asked for again must not cut this short: what is left would run for ever.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN)
+            take_down(stages)
+    if code == 0:
+        print(f"\n{table}\n\nin all {time.monotonic() - started:.0f} s\nsmoke: ok")
+    return code
+
+
+def perform(folder: Path, wanted: set[str], table: Table, stages: list[Stage]) -> int:
+    """All steps that are wanted.
+
+    Args:
+        folder: Scratch.
+        wanted: Names of steps.
+        table: What was seen goes into it.
+        stages: The stage goes into it once there is one, to be taken down however this ends.
+
+    Returns:
+        Exit code: 0, 1 where something is not as it has to be, 3 where there can be no engine.
+    """
+    step = "before the first step"
+    try:
+        bases = base_images(REPOSITORY)
+        command = compose_command()
+        within_s = float(os.environ.get("SMOKE_WITHIN", "300"))
+        previous = os.environ.get("SMOKE_PREVIOUS") or earlier_version(REPOSITORY)
+        stage = Stage(REPOSITORY, folder, command, within_s, previous, bases)
+        stages.append(stage)
+        print(f"smoke: {' '.join(command)}, port {stage.port}", flush=True)
+        for step, do in STEPS.items():  # noqa: B007 - named when it fails
+            if step in wanted or step in ALWAYS:
+                run_one(table, step, lambda do=do: do(stage))
+    except (SmokeError, OSError, ValueError, KeyError, LookupError) as error:
+        words = str(error) if isinstance(error, SmokeError) else f"{type(error).__name__}: {error}"
+        # First of all: the logs take a while, and so does the cleaning up.
+        record(f"failed at {step}: {words}")
+        print(f"\n{table}\n\nsmoke: failed at {step}: {words}", file=sys.stderr, flush=True)
+        show_logs(stages)
+        print(f"\nsmoke: failed at {step}, as is said above the logs", file=sys.stderr)
+        return 1
+    except NoEngine as reason:
+        print(f"smoke: {reason}", file=sys.stderr)
+        return NO_ENGINE
     return 0
 
 
@@ -88,18 +113,25 @@ def run_one(table: Table, step: str, do) -> None:  # type: ignore[no-untyped-def
     table.add(step, time.monotonic() - started, seen)
 
 
-def show_logs(stage: Stage | None) -> None:
+def show_logs(stages: list[Stage]) -> None:
     """The last lines of every container, for whoever has to find out."""
-    for deployment in stage.started if stage else []:
+    for deployment in started(stages):
         with contextlib.suppress(SmokeError):
             print("\n".join(deployment.logs().splitlines()[-60:]), file=sys.stderr)
 
 
-def take_down(stage: Stage | None) -> None:
-    """Nothing of ours stays, however it ended."""
-    for deployment in stage.started if stage else []:
-        with contextlib.suppress(SmokeError):
-            deployment.down("--volumes")
+def take_down(stages: list[Stage]) -> None:
+    """Nothing of ours stays, however it ended; what does is said."""
+    for deployment in started(stages):
+        try:
+            # A session of its own: `timeout` and Ctrl-C signal the whole group, and Compose would heed that.
+            deployment.compose("down", "--remove-orphans", "--volumes", start_new_session=True)
+        except (SmokeError, OSError) as error:
+            print(f"smoke: {deployment.project} cannot be taken down: {error}", file=sys.stderr)
+
+
+def started(stages: list[Stage]) -> list[Deployment]:
+    return [deployment for stage in stages for deployment in stage.started]
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from client import Client
 from compose import Deployment, run, stage
+from outcome import record
 
 TAG, PREVIOUS_TAG = "smoke", "smoke-previous"
 
@@ -77,6 +78,7 @@ class Stage:
         folder.mkdir()
         stage(self.repository, folder, revision)
         project = f"npt-smoke-{secrets.token_hex(3)}"
+        record(f"project {project}")
         return Deployment(folder, project, self.command, self.within_s, self.variables(tag))
 
     def variables(self, tag: str = TAG, **more: str) -> dict[str, str]:
