@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,11 @@ def head_of(bucket: Bucket, key: str) -> Head:
     return head
 
 
+def said_by_server(status: int, code: str) -> ClientError:
+    said: Any = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return ClientError(said, "PutObject")
+
+
 def large(path: Path, seed: bytes) -> Path:
     path.write_bytes(seed * (2 * PART // len(seed) + 1))
     return path
@@ -84,6 +90,22 @@ def test_how_an_etag_is_wanted_is_found_out_once(ceph: S3Server, monkeypatch: py
         etag = bucket.put("locks/a", b"%d" % number, match=etag)
         assert etag is not None
     assert [one.startswith('"') for one in asked] == [True, False, False, False]
+
+
+def test_two_that_find_it_out_at_once_both_do() -> None:
+    head, asked = Head("locks/a", 1, '"1"', datetime.now(UTC), {}), list[str]()
+
+    def send(_: object, conditions: Mapping[str, str]) -> object:
+        asked.append(conditions["IfMatch"])
+        if len(asked) == 1:  # another thread comes in between
+            assert writes.write("locks/a", "0" * 64, send, False, '"1"') == '"2"'
+        if conditions["IfMatch"].startswith('"'):
+            raise said_by_server(412, "PreconditionFailed")
+        return {"ETag": '"2"'}
+
+    writes = Writing(lambda _: head)
+    assert writes.write("locks/a", "0" * 64, send, False, '"1"') == '"2"'
+    assert asked == ['"1"', '"1"', "1", "1"]
 
 
 @pytest.mark.parametrize("size", ["small", "large"])
@@ -172,14 +194,9 @@ class TestRaces:
     def at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(writing.random, "uniform", lambda *_: 0)
 
-    @staticmethod
-    def lost(status: int, code: str) -> ClientError:
-        said: Any = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
-        return ClientError(said, "PutObject")
-
     @pytest.mark.parametrize(("status", "code"), [(500, "UnknownError"), (409, "ConditionalRequestConflict")])
     def test_it_is_judged_again(self, status: int, code: str) -> None:
-        answers = [self.lost(status, code), self.lost(412, "PreconditionFailed")]
+        answers = [said_by_server(status, code), said_by_server(412, "PreconditionFailed")]
 
         def send(*_: object) -> object:
             raise answers.pop(0)
@@ -192,7 +209,7 @@ class TestRaces:
 
         def send(*_: object) -> object:
             sent.append(1)
-            raise self.lost(500, "UnknownError")
+            raise said_by_server(500, "UnknownError")
 
         with pytest.raises(StoreUnavailable, match="again and again"):
             Writing(lambda _: None).write("locks/a", "0" * 64, send, True, None)
@@ -200,7 +217,7 @@ class TestRaces:
 
     def test_without_a_condition_it_is_an_error_as_any(self) -> None:
         def send(*_: object) -> object:
-            raise self.lost(500, "UnknownError")
+            raise said_by_server(500, "UnknownError")
 
         with pytest.raises(StoreUnavailable, match="500 UnknownError"):
             Writing(lambda _: None).write("jobs/a", "0" * 64, send, False, None)

@@ -52,7 +52,7 @@ class Writing:
             Its ETag, which may be empty for one that went in parts; None where the condition does not hold.
         """
         mark = secrets.token_hex(16)
-        bare = self._bare
+        bare, turned = self._bare, False
         for pause in pauses(TRIES):
             conditions = _conditions(create_only, match, bare)
             try:
@@ -69,8 +69,8 @@ class Writing:
                 head = self._head(key)
                 if head is not None and head.metadata.get(MARK) == mark:
                     return head.etag  # the answer to an earlier try was lost
-                if status == 412 and head is not None and head.etag == match and bare is self._bare:
-                    bare = not bare  # refused although it is the very one
+                if status == 412 and head is not None and head.etag == match and not turned:
+                    bare, turned = not bare, True  # refused although it is the very one
                     continue
                 if status == 412 or (conditions and code in MISSING):
                     return None
