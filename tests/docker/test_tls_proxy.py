@@ -39,7 +39,9 @@ http {{
 }}
 """
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")]
+NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")  # Debian's is not on every user's PATH
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(NGINX is None, reason="nginx is not installed")]
 
 
 @dataclass
@@ -78,7 +80,8 @@ def running_nginx(folder: Path, server: str, port: int) -> Iterator[None]:
     user = "user root;" if os.geteuid() == 0 else ""  # its worker writes into the folder as well
     config, log = folder / "nginx.conf", folder / "nginx.log"
     config.write_text(AROUND.format(folder=folder, user=user, server=server))
-    command = ["nginx", "-e", "stderr", "-p", str(folder), "-c", str(config)]
+    assert NGINX is not None
+    command = [NGINX, "-e", "stderr", "-p", str(folder), "-c", str(config)]
     checked = subprocess.run([*command, "-t"], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr
     assert "[warn]" not in checked.stderr
