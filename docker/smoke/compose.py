@@ -167,22 +167,25 @@ class Deployment:
     def volume(self, name: str) -> str:
         return f"{self.project}_{name}"
 
-    def _with_store(self, image: str, *command: str, read_only: bool = False) -> list[str]:
+    def _with_store(self, *command: str, read_only: bool = False) -> list[str]:
+        """A command in a container of the worker's image, whatever its tag: stopped ones tell it, too."""
+        image = self.compose("images", "-q", "worker").strip()
+        expect(image and len(image.split()) == 1, f"`images -q worker` printed {image!r}, not one image")
         mount = f"{self.volume('store')}:/data{':ro' if read_only else ''}"
         return ["docker", "run", "--rm", "-i", "--log-driver", "none", "-v", mount, image, *command]
 
-    def backup(self, file: Path, image: str) -> None:
+    def backup(self, file: Path) -> None:
         """The store as a tar file, while nothing writes into it."""
         left_out = [f"--exclude=./{name}" for name in ("features", "exports", "run")]
         with file.open("wb") as out:
-            run(self._with_store(image, "tar", "-C", "/data", *left_out, "-cf", "-", ".", read_only=True), stdout=out)
+            run(self._with_store("tar", "-C", "/data", *left_out, "-cf", "-", ".", read_only=True), stdout=out)
         expect(file.stat().st_size > 10_240, "the backup is empty")
 
-    def restore(self, file: Path, image: str) -> None:
+    def restore(self, file: Path) -> None:
         """Into new volumes, before anything is started."""
         self.compose("up", "--no-start")
         with file.open("rb") as source:
-            run(self._with_store(image, "tar", "-C", "/data", "-xpf", "-"), stdin=source)
+            run(self._with_store("tar", "-C", "/data", "-xpf", "-"), stdin=source)
 
     def what_is_left(self) -> list[str]:
         """Containers, volumes and networks of the project."""

@@ -205,13 +205,13 @@ def add_keys_file(s: Stage, key: str) -> None:
 
 def backup_restore(s: Stage) -> str:
     """A tar file of the store, everything removed, and back."""
-    d, file, worker = s.deployment, s.folder / "store.tar", f"npt-service-worker:{TAG}"
+    d, file = s.deployment, s.folder / "store.tar"
     d.compose("stop", "api", "worker")
-    d.backup(file, worker)
+    d.backup(file)
     leave(s, d, "--volumes")
     expect(not d.what_is_left(), f"left after down --volumes: {d.what_is_left()}")
     d.files = (BASE,)
-    d.restore(file, worker)
+    d.restore(file)
     d.up()
     same(s)
     d.execute("api", "npt", "verify")

@@ -77,6 +77,30 @@ def test_without_compose_it_fails_and_says_so(tmp_path: Path) -> None:
     assert "smoke: ok" not in done.stdout
 
 
+def test_backup_and_restore_are_the_commands_of_the_documentation(
+    steps: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, says in (
+        ("compose", "[ $3 != images ] || echo 5a1d"),
+        ("docker", f'echo "$@" >>{tmp_path}/asked; seq 5000'),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{says}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    deployment = steps.Stage(ROOT, tmp_path, [str(tmp_path / "compose")], 1.0, None).deployment
+    deployment.backup(tmp_path / "store.tar")
+    deployment.restore(tmp_path / "store.tar")
+    text = (ROOT / "docs" / "deploy.md").read_text().replace("\\\n", " ")
+    shown = re.findall(r"^ {4}docker (run .*PROJECT_store.*tar .*) [<>] store\.tar$", text, re.MULTILINE)
+    image, volume = '"$(docker compose images -q worker)"', f"{deployment.project}_store"
+    wanted = [line.replace("PROJECT_store", volume).replace(image, "5a1d").split() for line in shown]
+    assert len(wanted) == 2
+    asked = [line.split() for line in (tmp_path / "asked").read_text().splitlines()]
+    assert [[word for word in words if word != "-i"] for words in asked] == [
+        [word for word in words if word != "-i"] for words in wanted
+    ]
+
+
 @dataclass
 class Interrupted:
     """The whole script, in a process group of its own, with a Compose that does as it is told."""
