@@ -227,13 +227,46 @@ def documented() -> list[str]:
 
 def test_compose_accepts_what_is_documented(project: Project) -> None:
     files = documented()
-    assert len(files) >= 3
+    assert len(files) >= 4
     (project.folder / "npt_keys").write_text("# none\n")
-    project.fill_in(REDIS_PASSWORD="secret", REDIS_HOST="10.0.0.1")  # noqa: S106 - made up
+    project.fill_in(REDIS_PASSWORD="secret", REDIS_HOST="10.0.0.1", NPT_REDIS_URL=ELSEWHERE["NPT_REDIS_URL"])  # noqa: S106 - made up
     for text in files:
         (project.folder / "docker-compose.override.yml").write_text(text)
         loaded = project.loaded(BASE, "docker-compose.override.yml")
-        assert loaded["api"]["environment"]["NPT_REDIS_URL"] == "redis://:secret@10.0.0.1:6379/0"
+        own = "NPT_REDIS_URL" not in text
+        wanted = "redis://:secret@10.0.0.1:6379/0" if own else ELSEWHERE["NPT_REDIS_URL"]
+        assert loaded["api"]["environment"]["NPT_REDIS_URL"] == wanted
+
+
+ELSEWHERE = {
+    "NPT_STORE_URL": "s3://my-bucket/npt",
+    "NPT_S3_ENDPOINT": "https://minio.example:9000",
+    "NPT_REDIS_URL": "rediss://npt:pass%24word@redis.example:6379/0?ssl_ca_certs=/etc/npt/ca.pem",
+    "AWS_ACCESS_KEY_ID": "an-id",
+    "AWS_SECRET_ACCESS_KEY": "a/secret+with=signs",
+    "AWS_DEFAULT_REGION": "eu-central-1",
+    "AWS_CA_BUNDLE": "/etc/npt/ca.pem",
+}
+
+
+def test_a_bucket_and_a_redis_elsewhere_reach_api_and_worker(project: Project) -> None:
+    """By .env and the override that the documentation shows, which is no use without a URL."""
+    shown = (ROOT / "docs" / "deploy.md").read_text().partition("### Compose with a bucket, Redis elsewhere")[2]
+    (lines,) = re.findall(r"^```sh\n(.*?)^```$", shown, re.MULTILINE | re.DOTALL)
+    assert [line.partition("=")[0] for line in lines.splitlines()] == list(ELSEWHERE)
+    (override,) = [text for text in documented() if "NPT_REDIS_URL" in text]
+    (project.folder / "docker-compose.override.yml").write_text(override)
+    for files in ((BASE,), (BASE, SCALE), (BASE, GPU)):
+        project.fill_in(REDIS_PASSWORD="unused", **ELSEWHERE)  # noqa: S106 - made up
+        loaded = project.loaded(*files, "docker-compose.override.yml")
+        for name in ("api", "worker"):
+            environment = loaded[name]["environment"]
+            assert {key: environment.get(key) for key in ELSEWHERE} == ELSEWHERE, name
+            assert "/etc/npt/ca.pem" in str(loaded[name]["volumes"]), name
+            assert "/data" in str(loaded[name]["volumes"]), name
+    project.fill_in(REDIS_PASSWORD="unused")  # noqa: S106 - made up
+    refused = project.config(BASE, "docker-compose.override.yml")
+    assert (refused.returncode != 0, "set NPT_REDIS_URL in .env" in refused.stderr) == (True, True)
 
 
 def test_each_replica_can_have_a_free_port(project: Project) -> None:
