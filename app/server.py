@@ -61,7 +61,7 @@ def watched(config: uvicorn.Config, settings: AppSettings) -> uvicorn.Server:
     """The server, which also ends connections that never send the head of a request, or never take an answer."""
     server = uvicorn.Server(config)
     connections = server.server_state.connections
-    watches = (HeadWatch(connections, settings.upload_idle_s), ReaderWatch(connections, settings.upload_pace))
+    watches = (HeadWatch(connections, settings.upload_idle_s), ReaderWatch(connections, settings.answer_pace))
 
     async def look() -> None:
         for watch in watches:

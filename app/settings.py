@@ -71,13 +71,19 @@ class AppSettings(WorkerSettings):
         default=30.0,
         gt=0,
         description="An upload that sends nothing for this long is ended, and a connection on which no whole head of a "
-        "request has arrived by then, or whose other side takes nothing of its answer.",
+        "request has arrived by then.",
     )
     upload_min_bytes_per_s: int = Field(
         default=16 * 1024,
         ge=0,
-        description="An upload, or an answer that is being taken, that falls NPT_UPLOAD_IDLE_S behind so many bytes a "
-        "second is ended; 0: no limit.",
+        description="An upload that falls NPT_UPLOAD_IDLE_S behind so many bytes a second is ended, and a reader of an "
+        "answer that falls NPT_ANSWER_IDLE_S behind them; 0: no limit.",
+    )
+    answer_idle_s: float = Field(
+        default=300.0,
+        gt=0,
+        description="A connection whose other side takes nothing of its answer for this long is ended. A proxy takes a "
+        "slow reader's in lumps, a third of its buffer at a time: a minute and more between them.",
     )
 
     # Predictions
@@ -111,6 +117,11 @@ class AppSettings(WorkerSettings):
     def upload_pace(self) -> Pace:
         """How slowly the body of a request may arrive."""
         return Pace(self.upload_idle_s, self.upload_min_bytes_per_s)
+
+    @property
+    def answer_pace(self) -> Pace:
+        """How slowly an answer may be taken."""
+        return Pace(self.answer_idle_s, self.upload_min_bytes_per_s)
 
     @property
     def is_public(self) -> bool:

@@ -127,7 +127,8 @@ class ReaderWatch(Watch[_Taking]):
     """Ends connections whose other side does not take its answers, or takes them slower than a sender may send.
 
     What counts is what the other side has acknowledged, while there is more than the system takes off our hands: what
-    that takes comes in lumps of megabytes. Linux tells; elsewhere nobody is ended.
+    that takes comes in lumps of megabytes. Linux tells; elsewhere nobody is ended. A proxy acknowledges in such lumps
+    as well, whoever is behind it: once its own buffer is full it takes no more until about a third of that has gone.
 
     Args:
         connections: uvicorn's own set of its open ones.

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import re
 import socket
+import ssl
 import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,11 +24,15 @@ import uvicorn
 from structlog.testing import capture_logs
 
 from app.pace import Pace
+from app.server import watched as server_of
 from app.settings import AppSettings
 from app.watches import HeadWatch, ReaderWatch, Watch, taken_bytes
 from app.wire import Wire
 from tests.support.api import coloured_zip, running_api
-from tests.support.service import wait_for
+from tests.support.certificates import certificates
+from tests.support.nginx import documented, needs_nginx, running_nginx
+from tests.support.ports import free_port
+from tests.support.service import ROOT, wait_for
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -83,7 +90,7 @@ def watched(
         def __contains__(self, one: object) -> bool:
             return one in list(iter(self))
 
-    config = uvicorn.Config(answer, host="127.0.0.1", port=0, log_config=None, http=Wire, lifespan="off", ws="none")
+    config = configured(answer)
     server = uvicorn.Server(config)
     told, watch = Watched(server), make(All())
 
@@ -92,11 +99,23 @@ def watched(
         told.looks.append(None)
 
     config.callback_notify, config.timeout_notify = look, 0
+    with serving(server):
+        yield told
+
+
+def configured(answer: Any) -> uvicorn.Config:
+    """As the service has it, on a free port."""
+    return uvicorn.Config(answer, host="127.0.0.1", port=0, log_config=None, http=Wire, lifespan="off", ws="none")
+
+
+@contextlib.contextmanager
+def serving(server: uvicorn.Server) -> Iterator[None]:
+    """In a thread, until the block ends."""
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
         wait_for("the server", lambda: server.started)
-        yield told
+        yield
     finally:
         server.should_exit = True
         thread.join(60)
@@ -215,6 +234,63 @@ def test_who_takes_an_answer_slowly_gets_all_of_it(path: str, bytes_per_s: int) 
     """For three times as long as silence is allowed."""
     with watched(lambda all: ReaderWatch(all, Pace(2, bytes_per_s)), _large) as told, asking(told, path) as opened:
         assert read_all(opened, at_once=65536, pause_s=0.05, for_s=6) > LARGE_BYTES
+
+
+@needs_tcp_info
+def test_who_takes_an_answer_in_lumps_gets_all_of_it(make_settings: Callable[..., AppSettings]) -> None:
+    """As a proxy does for a slow reader: nothing for longer than a sender may be silent, then megabytes at once."""
+    server = server_of(configured(_large), make_settings(upload_idle_s=0.5))
+    told, pauses = Watched(server), 3
+    with serving(server), asking(told, "/whole") as opened:
+        total = 0
+        for _ in range(pauses):
+            threading.Event().wait(2.5)  # two looks at least, a second apart
+            total += sum(len(opened.recv(65536)) for _ in range(32))
+        assert total + read_all(opened) > LARGE_BYTES
+
+
+@needs_tcp_info
+@needs_nginx
+def test_who_takes_an_answer_slowly_from_the_documented_proxy_gets_all_of_it(
+    make_settings: Callable[..., AppSettings], tmp_path: Path
+) -> None:
+    """It takes more once about a third of its buffer has gone: later than a sender may be silent."""
+    server = server_of(configured(_large), make_settings(upload_idle_s=0.5))
+    ca, cert, key = certificates(tmp_path / "certificates")
+    port, trust = free_port(), ssl.create_default_context(cafile=ca)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(serving(server))
+        behind = server.servers[0].sockets[0].getsockname()[1]
+        here = {
+            "listen 443 ssl;": f"listen 127.0.0.1:{port} ssl;",
+            "/etc/ssl/classifier/fullchain.pem": str(cert),
+            "/etc/ssl/classifier/privkey.pem": str(key),
+            "http://127.0.0.1:8000": f"http://127.0.0.1:{behind}",
+        }
+        stack.enter_context(running_nginx(tmp_path, documented(here), port))
+        plain = stack.enter_context(socket.socket())
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+        plain.settimeout(60)
+        plain.connect(("127.0.0.1", port))
+        opened = stack.enter_context(trust.wrap_socket(plain, server_hostname="localhost"))
+        opened.sendall(b"GET /whole HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert read_all(opened, at_once=16384, pause_s=0.1, for_s=6) > LARGE_BYTES
+
+
+@pytest.mark.parametrize("page", ["docs/deploy.md", "docker/nginx.conf"])
+def test_the_proxies_wait_for_a_reader_no_shorter(page: str) -> None:
+    """nginx's own 60 s end a reader of 20 KiB a second."""
+    (seconds,) = re.findall(r"^ *send_timeout (\d+)s;", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
+    assert float(seconds) >= AppSettings.model_fields["answer_idle_s"].default
+
+
+@needs_tcp_info
+def test_the_patience_with_a_reader_is_a_setting(make_settings: Callable[..., AppSettings]) -> None:
+    server = server_of(configured(_large), make_settings(upload_idle_s=3600, answer_idle_s=0.5))
+    told = Watched(server)
+    with serving(server), asking(told, "/whole"):
+        wait_for("the connection", told.connections)
+        wait_for("it to be ended", lambda: not told.connections())
 
 
 def test_where_the_system_does_not_tell_nobody_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:

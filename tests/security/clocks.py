@@ -79,7 +79,7 @@ CLOCKS: Mapping[str, str] = {
     **{slow.what: slow.clock for slow in (*SENDERS, MINUTE)},
     MANY: HEAD,
     AGAIN: HEAD,
-    UNREAD: f"{BEHIND}, looked at every second",
+    UNREAD: "`NPT_ANSWER_IDLE_S`, 2 s here, looked at every second",
     UNUSED: "5 s after the last answer",
 }
 """What is slow, and what ends it."""

@@ -70,6 +70,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
             "NPT_LOG_JSON": "true",
             "NPT_LOG_LEVEL": "DEBUG",
             "NPT_UPLOAD_IDLE_S": "2",
+            "NPT_ANSWER_IDLE_S": "2",
             "NPT_MAX_ARCHIVE_BYTES": str(100 * 1024**2),
             "NPT_MAX_PREDICT_BYTES": str(40 * 1024**2),
             "NPT_MIN_FREE_BYTES": "0",
