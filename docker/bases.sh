@@ -10,6 +10,10 @@
 # image. PYTHON_IMAGE, REDIS_IMAGE and NGINX_IMAGE in .env give the names to Compose. Redis is 7.0 then and nginx 1.22. Exit
 # code 3: there can be no engine here.
 #
+# A stand-in is made once, with Debian's packages of that day, and is not renewed. To have it made anew, with their fixes:
+#
+#   docker rmi npt-base-python npt-base-redis npt-base-nginx
+#
 # An engine that was started goes on running. BASES_ENGINE_PID_FILE names a file for its process number, to end it by: nothing
 # is written where one answered already. BASES_ENGINE_LOG is its log, /var/log/npt-dockerd.log by default.
 set -euo pipefail
