@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 import httpx
 import redis
 
+from tests.support.ports import free_port
 from worker.broker import find_server
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,12 +41,6 @@ class LoneApi:
 def clean_environment(**settings: str) -> dict[str, str]:
     """The environment without the operator's own NPT_* settings, and with these."""
     return {key: value for key, value in os.environ.items() if not key.startswith("NPT_")} | settings
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

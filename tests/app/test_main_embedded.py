@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from app.listener import listen
+from tests.support.ports import free_port
 from tests.support.processes import family, wait_gone
 from tests.support.service import ROOT, Service, running_service, wait_for
 from tests.support.zips import classes, write_zip
@@ -158,8 +158,3 @@ def test_the_api_alone_uses_the_broker_it_is_given_and_an_open_stream_does_not_h
         process.kill()
         process.wait()
         service.client.post(f"/jobs/{job}/cancel")
-
-
-def free_port() -> int:
-    with listen("127.0.0.1", 0) as probe:
-        return int(probe.getsockname()[1])

@@ -19,6 +19,7 @@ from pathlib import Path
 import redis
 
 from tests.support.certificates import certificates
+from tests.support.ports import free_port
 from tests.support.redis_server import RedisServer
 from tests.support.service import wait_for
 
@@ -69,8 +70,7 @@ def _with_tls() -> str | None:
 
 @contextlib.contextmanager
 def _native(server: str, folder: Path, ca: Path, cert: Path, key: Path) -> Iterator[int]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = int(probe.getsockname()[1])
+    port = free_port()
     lines = [
         "port 0",
         f"tls-port {port}",
