@@ -72,6 +72,24 @@ class Ended:
         write_line(out(), {"kind": "ended"} | asdict(self))
 
 
+@dataclass(frozen=True)
+class Skipped:
+    """A connection of somebody slow that cannot be tried on this machine.
+
+    Attributes:
+        slow: What is slow.
+        clock: What it is held to elsewhere.
+        why: In a few words.
+    """
+
+    slow: str
+    clock: str
+    why: str
+
+    def write(self) -> None:
+        write_line(out(), {"kind": "skipped"} | asdict(self))
+
+
 def render(text: str, page: str, clocks: Mapping[str, str]) -> str:
     """The page with its part made anew.
 
@@ -81,17 +99,19 @@ def render(text: str, page: str, clocks: Mapping[str, str]) -> str:
         clocks: What is slow, and what ends it, in the order of the table.
 
     Raises:
-        ValueError: a case or a clock is missing: a test failed or was left out, and there is no table of the rest.
+        ValueError: a case or a clock is missing: a test failed or was left out, and there is no table of the rest. What
+            was skipped for what the machine lacks is not missing; the table says so.
     """
     answered: dict[str, Answered] = {}
-    ended: dict[str, Ended] = {}
+    slow: dict[str, Ended | Skipped] = {}
     for facts in read_lines(text):
-        if facts.pop("kind") == "answered":
+        kind = facts.pop("kind")
+        if kind == "answered":
             answered[facts["case"]] = Answered(**facts)
         else:
-            ended[facts["slow"]] = Ended(**facts)
+            slow[facts["slow"]] = Ended(**facts) if kind == "ended" else Skipped(**facts)
     names = [case.name for cases in FAMILIES.values() for case in cases]
-    if missing := [name for name in (*names, *clocks) if name not in answered and name not in ended]:
+    if missing := [name for name in (*names, *clocks) if name not in answered and name not in slow]:
         raise ValueError(
             f"{len(missing)} without a right answer, the first is {missing[0]!r}: there is no table of a part"
         )
@@ -101,11 +121,15 @@ def render(text: str, page: str, clocks: Mapping[str, str]) -> str:
         f"{len(names)} uploads, of which {refused} are refused; the others are pictures whose metadata is hostile and "
         f"whose pixels are not. On {machine()}; {again or 'none'} had to be sent twice to be answered in time."
     )
-    slow = table(
+    ends = table(
         ("what is slow", "what ends it", "ended after"),
-        *((name, ended[name].clock, f"{ended[name].seconds:.1f} s") for name in clocks),
+        *((name, slow[name].clock, _after(slow[name])) for name in clocks),
     )
-    return put_between(page, BEGIN, END, f"{told}\n\n{_families(answered)}\n\n{slow}")
+    return put_between(page, BEGIN, END, f"{told}\n\n{_families(answered)}\n\n{ends}")
+
+
+def _after(one: Ended | Skipped) -> str:
+    return f"{one.seconds:.1f} s" if isinstance(one, Ended) else f"not tried: {one.why}"
 
 
 def _families(answered: Mapping[str, Answered]) -> str:
