@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from tests.support.service import ROOT, running_service, wait_for
+from tests.support.service import ROOT, running_service
 
 SMOKE = ROOT / "docker" / "smoke"
 
@@ -101,80 +99,6 @@ def test_backup_and_restore_are_the_commands_of_the_documentation(
     ]
 
 
-@dataclass
-class Interrupted:
-    """The whole script, in a process group of its own, with a Compose that does as it is told."""
-
-    folder: Path
-    process: subprocess.Popen[str]
-
-    @property
-    def record(self) -> str:
-        return (self.folder / "record").read_text()
-
-    def reaches(self, name: str) -> None:
-        there = self.folder / name
-        wait_for(f"the Compose writes {name}", lambda: there.exists() or self.process.poll() is not None)
-        assert there.exists(), self.process.communicate()[1]
-
-
-@pytest.fixture
-def interrupted(tmp_path: Path) -> Iterator[Callable[[str], Interrupted]]:
-    """Start it with what its Compose does for `build`; `down` goes on once there is a file `go`."""
-    made: list[Interrupted] = []
-
-    def start(build: str) -> Interrupted:
-        compose = tmp_path / "compose"
-        down = "touch down-begun; until [ -e go ]; do sleep 0.1; done; touch down-done"
-        does = f"case $* in *build*) {build} ;; *down*--volumes*) {down} ;; esac"
-        compose.write_text(f"#!/bin/bash\ncd {tmp_path}\n{does}\n")
-        compose.chmod(0o755)
-        env = os.environ | {"SMOKE_COMPOSE": str(compose), "SMOKE_RECORD": str(tmp_path / "record")}
-        env = {name: value for name, value in env.items() if name != "SMOKE_BASES"} | {"SMOKE_PREVIOUS": "HEAD"}
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        process = subprocess.Popen([sys.executable, str(SMOKE)], env=env, start_new_session=True, **pipes)  # type: ignore[call-overload]
-        made.append(Interrupted(tmp_path, process))
-        return made[0]
-
-    yield start
-    (tmp_path / "go").touch()
-    for run in made:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(run.process.pid, signal.SIGKILL)
-        run.process.communicate()
-
-
-def test_what_failed_is_said_first_and_taking_down_is_not_cut_short(
-    interrupted: Callable[[str], Interrupted],
-) -> None:
-    """As `timeout` does it: SIGTERM to the whole group, while it takes everything down."""
-    run = interrupted("echo no room >&2; exit 1")
-    run.reaches("down-begun")
-    project, failed = run.record.splitlines()
-    assert re.fullmatch(r"project npt-smoke-[0-9a-f]{6}", project)
-    assert failed.startswith("failed at images: ")
-    os.killpg(run.process.pid, signal.SIGTERM)
-    os.killpg(run.process.pid, signal.SIGINT)
-    (run.folder / "go").touch()
-    _, said = run.process.communicate(timeout=120)
-    assert run.process.returncode == 1
-    assert (run.folder / "down-done").exists()
-    assert "smoke: failed at images" in said
-    assert "no room" in said
-
-
-def test_an_interrupted_run_is_taken_down_and_is_no_failure(interrupted: Callable[[str], Interrupted]) -> None:
-    run = interrupted("touch build-begun; exec sleep 60")
-    run.reaches("build-begun")
-    os.killpg(run.process.pid, signal.SIGTERM)
-    run.reaches("down-begun")
-    (run.folder / "go").touch()
-    _, said = run.process.communicate(timeout=120)
-    assert (run.process.returncode, "smoke: interrupted" in said) == (130, True)
-    assert (run.folder / "down-done").exists()
-    assert "failed" not in run.record
-
-
 STAND_INS = {
     "PYTHON_IMAGE": "python:npt-standin",
     "REDIS_IMAGE": "redis:npt-standin",
@@ -203,91 +127,6 @@ def test_no_engine_is_told_from_a_command_that_fails(tmp_path: Path, code: int, 
     assert done.returncode == ends_with
     assert ("no Docker engine" if code == 3 else "ended with 1") in done.stderr
     assert "smoke: ok" not in done.stdout
-
-
-def test_it_takes_down_what_stands_when_it_is_told_to_end(tmp_path: Path) -> None:
-    """By `timeout`, which tells it twice; here by a Compose that says what it was asked for."""
-    asked = tmp_path / "asked"
-    fake = f'#!/bin/bash\nshift 2; echo "$1" >>{asked}\n[ "$1" != build ] || sleep 60\n[ "$1" != down ] || sleep 1\n'
-    for name, text in (("docker-compose", fake), ("docker", "#!/bin/bash\nexit 1\n")):
-        (tmp_path / name).write_text(text)
-        (tmp_path / name).chmod(0o755)
-    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
-    process = subprocess.Popen([sys.executable, str(SMOKE)], env=env, stderr=subprocess.PIPE, text=True)
-    wait_for("the build", lambda: asked.exists() and "build" in asked.read_text())
-    process.terminate()
-    wait_for("the taking down", lambda: "down" in asked.read_text())
-    process.terminate()
-    said = process.communicate(timeout=60)[1]
-    assert (process.returncode, said) == (130, "smoke: interrupted\n")
-
-
-def test_bases_sh_refuses_every_other_name() -> None:
-    for name in ("python:3.11-slim-bookworm", "redis:7.2-bookworm", "postgres:npt-standin"):
-        argv = [ROOT / "docker" / "bases.sh", "python:npt-standin", name]
-        done = subprocess.run(argv, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True)
-        assert done.returncode == 2
-        assert name in done.stderr
-
-
-@dataclass
-class Machine:
-    """Programs that docker/bases.sh finds: an engine that answers once `dockerd` has run, whoever one is."""
-
-    folder: Path
-
-    def program(self, name: str, script: str) -> None:
-        (self.folder / name).write_text(f"#!/bin/sh\n{script}\n")
-        (self.folder / name).chmod(0o755)
-
-    def bases(self) -> subprocess.CompletedProcess[str]:
-        env = {
-            "PATH": f"{self.folder}:{os.environ['PATH']}",
-            "BASES_ENGINE_LOG": str(self.folder / "log"),
-            "BASES_ENGINE_PID_FILE": str(self.folder / "pid"),
-        }
-        return subprocess.run([ROOT / "docker" / "bases.sh"], env=env, capture_output=True, text=True)
-
-
-@pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    made = Machine(tmp_path)
-    made.program("docker", f"test -e {tmp_path}/answers")
-    made.program("docker-compose", "")
-    made.program("dockerd", f"touch {tmp_path}/answers; exec sleep 600")
-    made.program("id", "echo 0")
-    return made
-
-
-def test_bases_sh_tells_which_engine_it_started(machine: Machine) -> None:
-    done = machine.bases()
-    pid = int((machine.folder / "pid").read_text())
-    try:
-        assert done.returncode == 0, done.stderr
-        wait_for("it", lambda: Path(f"/proc/{pid}/cmdline").read_bytes() == b"sleep\x00600\x00")
-        assert os.getsid(pid) == pid
-    finally:
-        os.kill(pid, signal.SIGKILL)
-
-
-def test_bases_sh_leaves_an_engine_alone_that_answers(machine: Machine) -> None:
-    (machine.folder / "answers").touch()
-    assert machine.bases().returncode == 0
-    assert not (machine.folder / "pid").exists()
-
-
-def test_whoever_is_not_root_can_have_no_engine(machine: Machine) -> None:
-    machine.program("id", "echo 1000")
-    done = machine.bases()
-    assert (done.returncode, "not root" in done.stderr) == (3, True)
-    assert not (machine.folder / "pid").exists()
-
-
-def test_an_engine_that_leaves_no_log_is_no_engine(machine: Machine) -> None:
-    machine.program("dockerd", f"rm {machine.folder}/log")
-    machine.program("seq", "echo 1")
-    done = machine.bases()
-    assert (done.returncode, "does not start" in done.stderr) == (3, True)
 
 
 def test_compose_is_told_of_the_base_images(steps: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
