@@ -21,7 +21,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -278,8 +280,7 @@ class Integrity:
         if not self._store.exists(key):
             return
         try:
-            path = self._store.fetch(key)
-            with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=10)) as database:
+            with _read_only(self._store.fetch(key)) as database:
                 told = database.execute("PRAGMA quick_check(1)").fetchone()[0]
                 if told != "ok":
                     yield Damage("feedback", name, ITEMS, f"is damaged ({told}); {cure}")
@@ -324,6 +325,28 @@ class Integrity:
         except (ValueError, NPTError, OSError, RecursionError) as error:
             return f"cannot be read: {_words(error)}"
         return None
+
+
+@contextlib.contextmanager
+def _read_only(path: Path) -> Iterator[sqlite3.Connection]:
+    """A data base that is not written to. One that a crash or a snapshot left in mid-write is read as a copy.
+
+    SQLite takes such a write back when it is next opened, and says of a read-only one that it cannot.
+    """
+    with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=10)) as database:
+        try:
+            database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        except sqlite3.OperationalError as error:
+            if "readonly" not in str(error):
+                raise
+        else:
+            yield database
+            return
+    with tempfile.TemporaryDirectory(prefix="npt-verify-") as folder:
+        for one in path.parent.glob(f"{path.name}*"):
+            shutil.copyfile(one, Path(folder) / one.name)
+        with contextlib.closing(sqlite3.connect(Path(folder) / path.name)) as database:
+            yield database
 
 
 def _whole(dataset: Any, sample: Any) -> bool:

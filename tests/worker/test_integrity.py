@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -220,6 +222,27 @@ def test_a_kept_picture_whose_bytes_turned(services: Services, ids: dict[str, st
     (damage,) = walk(services)
     assert damage.kind == "feedback"
     assert "the picture of item_" in damage.what
+
+
+HOT = """
+import os, sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+database.execute("PRAGMA cache_size = 1")
+database.execute("BEGIN")
+for number in range(200):
+    database.execute("UPDATE item SET picture = randomblob(20000)")
+os._exit(9)
+"""
+
+
+def test_a_write_that_a_crash_cut_off_is_no_damage(services: Services, ids: dict[str, str]) -> None:
+    """SQLite takes it back when it is next opened, which reading alone does not."""
+    path = services.store.path(f"feedback/{ids['model']}/items.sqlite3")
+    subprocess.run([sys.executable, "-c", HOT, str(path)], check=False)
+    files = {one: one.read_bytes() for one in path.parent.iterdir()}
+    assert path.with_name(f"{path.name}-journal") in files
+    assert walk(services) == []
+    assert {one: one.read_bytes() for one in path.parent.iterdir()} == files  # nothing is changed
 
 
 def test_many_damages_are_all_told_and_nothing_is_changed(services: Services, ids: dict[str, str]) -> None:
