@@ -26,6 +26,8 @@ def check_service(s: Stage, name: str) -> None:
     host = container["HostConfig"]
     expect(host["Memory"] > 0 and host["PidsLimit"] > 0, f"{name} has no limit of memory or of processes")
     expect(host["CapDrop"] == ["ALL"] and not host["Privileged"], f"{name} has capabilities")
+    volumes = [mount["Name"] for mount in container["Mounts"] if mount["Type"] == "volume"]
+    expect(all(volume.startswith(d.project) for volume in volumes), f"{name} has a volume without a name: {volumes}")
     top = run(["docker", "top", container["Id"]]).stdout.decode()
     for what, secret in s.hidden.items():
         expect(secret not in top, f"{what} is an argument of a process of {name}")

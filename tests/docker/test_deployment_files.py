@@ -96,7 +96,7 @@ def test_every_service_is_hardened_and_healthy() -> None:
         assert service["init"] is True, name
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert service["cap_drop"] == ["ALL"], name
-        assert service["tmpfs"] == ["/tmp"], name
+        assert service["tmpfs"] == (["/tmp", "/data"] if name == "redis" else ["/tmp"]), name
         assert service["logging"]["options"].keys() == {"max-size", "max-file"}, name
         assert "mem_limit" in service, name
         assert "pids_limit" in service, name
