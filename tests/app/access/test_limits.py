@@ -130,6 +130,13 @@ def open_limiter(
         loop.run_until_complete(limiter.aclose())
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that stands still for a moment is no Redis that is away."""
+    monkeypatch.setattr(limits, "PATIENCE_S", 30.0)
+
+
+@pytest.mark.usefixtures("patient")
 class TestLimiter:
     def test_processes_share_one_bucket(self, open_limiter: Callable[..., Limiter]) -> None:
         one, two = open_limiter(), open_limiter()
@@ -170,6 +177,7 @@ class TestLimiter:
     def test_a_redis_that_hangs_holds_nobody_up_twice(
         self, open_limiter: Callable[..., Limiter], monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr(limits, "PATIENCE_S", 0.5)
         asked = []
         with RedisServer() as server:
             limiter = open_limiter(server.url)
@@ -182,6 +190,7 @@ class TestLimiter:
             server.resume()
 
 
+@pytest.mark.usefixtures("patient")
 class TestQuota:
     def test_bytes_of_a_day_are_counted_for_all_processes(
         self, open_limiter: Callable[..., Limiter], loop: asyncio.AbstractEventLoop
