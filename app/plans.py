@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from anyio import to_thread
@@ -249,8 +249,6 @@ def by_resize(plans: Sequence[Plan]) -> list[list[Plan]]:
 def _load(models: ModelRepository, model_id: str, backbone: Backbone) -> Resident | Classifier:
     from npt_core.serving.resident import load_resident
 
-    def sound() -> Path:
-        """Looked at each time that it is read: it may have been damaged since, or have left the cache of a bucket."""
-        return models.sound_folder(model_id)
-
+    # Looked at again before more of it is read: it may have been damaged since, or have left the cache of a bucket.
+    sound = partial(models.sound_folder, model_id)
     return load_resident(sound(), backbone, sound)

@@ -15,7 +15,7 @@ import structlog
 
 from npt_core.errors import Cancelled
 from tests.support.in_process import another, runner
-from tests.support.line import running_line
+from tests.support.line import Line, running_line
 from tests.support.s3_server import S3Server, running_s3
 from tests.support.zips import classes, write_zip
 from worker import runner as running
@@ -132,7 +132,7 @@ class MendingDrain(threading.Event):
         told: The worker is told to go in the same moment.
     """
 
-    def __init__(self, line: Any, waits: list[float], *, told: bool = False) -> None:
+    def __init__(self, line: Line, waits: list[float], *, told: bool = False) -> None:
         super().__init__()
         self._line, self._waits, self._told = line, waits, told
 
@@ -144,20 +144,25 @@ class MendingDrain(threading.Event):
         return self.is_set()
 
 
+def cut_before_sync(monkeypatch: pytest.MonkeyPatch, floor: Services, line: Line, waits: list[float]) -> None:
+    """The line breaks as the files of an attempt are about to be sent, until somebody has waited."""
+    real = floor.store.sync
+
+    def cut_then_sync(prefix: str) -> None:
+        if not waits:
+            line.cut()
+        real(prefix)
+
+    monkeypatch.setattr(floor.store, "sync", cut_then_sync)
+
+
 class TestOutages:
     def test_the_result_of_a_job_waits_for_the_bucket(
         self, here: Services, machine: Machine, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with running_line(s3_server.url) as line:
-            there = machine(s3_endpoint=line.url)
-            real, waits = there.store.sync, list[float]()
-
-            def cut_then_sync(prefix: str) -> None:
-                if not waits:
-                    line.cut()
-                real(prefix)
-
-            monkeypatch.setattr(there.store, "sync", cut_then_sync)
+            there, waits = machine(s3_endpoint=line.url), list[float]()
+            cut_before_sync(monkeypatch, there, line, waits)
             job, _ = here.start_job("sleep", {"steps": 1, "pause": 0})
             runner(there, drain=MendingDrain(line, waits)).run_next()
             assert waits == [running.OUTAGE_PAUSE_S]
@@ -170,15 +175,8 @@ class TestOutages:
         self, here: Services, machine: Machine, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with running_line(s3_server.url) as line:
-            there = machine(s3_endpoint=line.url, max_charges=1)
-            real, waits = there.store.sync, list[float]()
-
-            def cut_then_sync(prefix: str) -> None:
-                if not waits:
-                    line.cut()
-                real(prefix)
-
-            monkeypatch.setattr(there.store, "sync", cut_then_sync)
+            there, waits = machine(s3_endpoint=line.url, max_charges=1), list[float]()
+            cut_before_sync(monkeypatch, there, line, waits)
             job, _ = here.start_job("sleep", {"steps": 1, "pause": 0})
             runner(there, drain=MendingDrain(line, waits, told=True)).run_next()
             assert waits[0] == running.OUTAGE_PAUSE_S

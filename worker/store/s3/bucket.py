@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 LONG_TRIES = 3
 """Times that something is asked for in all, where each try may take a minute; else `TRIES`."""
-SMALL_BYTES = 1024**2
+QUICK_BYTES = 1024**2
 """More than that is written with patience."""
 PIECE = 64 * 1024
 """Read at once: so much is lost of a try that breaks off."""
@@ -83,7 +83,7 @@ class Bucket:
     def _put(
         self, key: str, data: bytes, metadata: Mapping[str, str] | None, create_only: bool, match: str | None
     ) -> str | None:
-        client = self.client if len(data) <= SMALL_BYTES else self.patient
+        client = self.client if len(data) <= QUICK_BYTES else self.patient
         digest = hashlib.sha256(data)
 
         def send(marked: Mapping[str, str], conditions: Mapping[str, str]) -> Any:

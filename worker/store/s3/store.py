@@ -35,7 +35,7 @@ from worker.usage import COUNTED, counted, measure_counted
 WORK, CACHE = "work", "cache"
 WORK_KEPT_S = 7 * 86400.0
 """What a job made and nobody took goes after so long: the job may still be running."""
-TOUCH_AGAIN, TOUCH_BYTES = timedelta(hours=1), 64 * 1024
+TOUCH_AGAIN = timedelta(hours=1)
 UNFINISHED = "unfinished"
 """Stands before what `stale` says of uploads in parts."""
 
@@ -209,7 +209,7 @@ class S3Store:
     def touch(self, key: str) -> bool:
         """What is not small, and would be sent again, is written anew only where that was not done within the hour."""
         head = self.bucket.head(check_key(key))
-        if head is not None and head.size > TOUCH_BYTES and datetime.now(UTC) - head.modified < TOUCH_AGAIN:
+        if head is not None and head.size > SMALL_BYTES and datetime.now(UTC) - head.modified < TOUCH_AGAIN:
             return True
         return head is not None and self.bucket.touch(head)
 
