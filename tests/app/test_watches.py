@@ -135,7 +135,7 @@ def test_a_connection_that_is_gone_is_held_by_nothing() -> None:
             told.wait_for_looks(2)
             assert gone() is not None
         wait_for("the connection to end", lambda: not told.connections())
-        wait_for("the connection to be forgotten", lambda: gc.collect() >= 0 and gone() is None, 30)
+        wait_for("the connection to be forgotten", lambda: gc.collect() >= 0 and gone() is None)
 
 
 def _has_begun(connection: Any) -> bool:
